@@ -1,0 +1,52 @@
+"""What RecBole 1.2.1 needs to run beside today's numpy, scipy and torch.
+
+Every shim names the release that made it necessary and does nothing under an older one. ``apply`` runs before RecBole
+is imported. tests/test_compat.py fails as soon as RecBole no longer needs one of them.
+"""
+
+import functools
+import types
+
+import numpy as np
+import scipy.sparse
+import torch
+
+
+def _numpy_aliases():
+    """numpy 2.0 dropped these names; ``recbole.config.Config.compatibility_settings`` reads them."""
+    for name, value in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
+        if not hasattr(np, name):
+            setattr(np, name, value)
+
+
+def _dok_matrix_update():
+    """scipy 1.13 dropped ``dok_matrix._update``; RecBole's graph models (LightGCN, NGCF, ...) fill matrices with it."""
+    if not hasattr(scipy.sparse.dok_matrix, "_update"):
+        scipy.sparse.dok_matrix._update = lambda matrix, data: matrix._dict.update(data)
+
+
+class _TorchThatLoadsConfigs(types.ModuleType):
+    """The torch module, but for ``load``, which accepts the Config that RecBole's trainer pickles into its checkpoints."""
+
+    def __init__(self):
+        super().__init__("torch")
+        self.load = functools.partial(torch.load, weights_only=False)
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+
+def _trusted_checkpoints():
+    """torch 2.6 made ``torch.load`` refuse pickled classes. Only RecBole's trainer module sees the other ``load``: it
+    reads back the file that it wrote itself."""
+    import recbole.trainer.trainer as trainer
+
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6):
+        trainer.torch = _TorchThatLoadsConfigs()
+
+
+def apply():
+    """Apply every shim that the installed libraries need. Calling it twice is harmless."""
+    _numpy_aliases()
+    _dok_matrix_update()
+    _trusted_checkpoints()

@@ -1,0 +1,72 @@
+"""Our part of RecBole's Config: defaults from properties/, and the check of our keys before anything loads."""
+
+import logging
+from pathlib import Path
+
+import recbole.config.configurator as configurator
+import yaml
+
+from recbole_rella.settings import SHIPPED_TEMPLATES, check
+
+logger = logging.getLogger(__name__)
+
+# Keys of RecBole's scripts and of its multi-process start, which its property files do not list.
+_SCRIPT_KEYS = {
+    "model", "dataset", "config_files", "config_file_list", "params_file", "output_file", "display_file", "max_evals",
+    "algo", "tool", "nproc", "world_size", "ip", "port", "offset", "group_offset", "local_rank", "valid_metric_bigger",
+    "single_spec", "device", "neg_sampling", "training_neg_sample_num", "discretization", "entity_kg_num_interval",
+    "relation_kg_num_interval",
+}  # fmt: skip
+
+
+def properties_folder():
+    """The folder of our YAML files and templates.
+
+    It lies beside the package in a checkout or an editable install, and inside it once installed from a wheel.
+    """
+    inside = Path(__file__).parent / "properties"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "properties"
+
+
+def template_file(name):
+    """The path of a prompt template, shipped with the package or the user's own."""
+    return properties_folder() / "prompt" / f"{name}.jinja" if name in SHIPPED_TEMPLATES else Path(name).expanduser()
+
+
+def _recbole_keys(known):
+    """Keys that RecBole knows: its argument lists and all its property files (other models' hyper-parameters too, so
+    that one configuration file may serve several models)."""
+    keys = set(_SCRIPT_KEYS).union(*known.values())
+    for path in (Path(configurator.__file__).parents[1] / "properties").glob("**/*.yaml"):
+        if not path.name.endswith("url.yaml"):
+            keys.update(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    return keys
+
+
+def install():
+    """Make RecBole's Config carry our defaults for a model whose class names a property file of ours.
+
+    The defaults go where RecBole puts those of a built-in model: under configuration files, dictionaries and the
+    command line. For every other model nothing changes.
+    """
+    load_builtin = configurator.Config._load_internal_config_dict
+    if getattr(load_builtin, "serves_rella", False):
+        return
+
+    def load(self, model, model_class, dataset):
+        load_builtin(self, model, model_class, dataset)
+        if not hasattr(model_class, "properties_file"):
+            return
+        known = {**self.parameters, "internal": list(self.internal_config_dict)}
+        for path in (f"model/{model_class.properties_file}", f"dataset/{Path(str(dataset)).name}.yaml"):
+            if (properties_folder() / path).is_file():
+                self._update_internal_config_dict(properties_folder() / path)
+        settings = {**self.internal_config_dict, **self.external_config_dict}
+        strangers = check(settings, self.external_config_dict, _recbole_keys(known))
+        if strangers:
+            logger.warning("Neither RecBole nor ReLLa knows these keys, and nothing will read them: %s", strangers)
+        # RecBole compares these when it reloads a data set that it saved.
+        self.parameters["Dataset"] += [key for key in ("min_history",) if key not in self.parameters["Dataset"]]
+
+    load.serves_rella = True
+    configurator.Config._load_internal_config_dict = load

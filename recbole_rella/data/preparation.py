@@ -1,0 +1,197 @@
+"""What stands between the split and the first batch: template, LLM, item vectors, retrieval, tokenizer and their checks.
+
+Cheap checks come first: a bad template, encoder or LLM stops the run before anything is encoded or pretrained.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from recbole_rella.config import template_file
+from recbole_rella.data.history import NO_SPLIT, TRAIN
+from recbole_rella.data.prompter import Prompter, Retriever
+from recbole_rella.data.transform import RETRIEVED, ROW_ID
+from recbole_rella.files import fingerprint
+from recbole_rella.llm.backbone import Backbone
+from recbole_rella.llm.mini import MiniSettings, mini_llm
+from recbole_rella.prompt.template import PromptTemplate, TemplateError
+from recbole_rella.prompt.tokenization import PromptTokenizer
+from recbole_rella.retrieval.encoder import (
+    HiddenStateEncoder,
+    SentenceTransformersEncoder,
+    TfidfEncoder,
+    item_vectors,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder(config):
+    """Where item vectors and embedded LLMs are kept: cache_dir, or recbole_rella in the user's cache folder."""
+    if config["cache_dir"]:
+        return Path(config["cache_dir"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recbole_rella"
+
+
+def _template_texts(config):
+    layout = template_file(config["prompt_template"]).read_text(encoding="utf-8")
+    parts = {part: config[f"prompt_{part}"] for part in ("profile", "item", "rating", "question", "system", "noun", "verb")}
+    return {"layout": layout, "answers": tuple(config["prompt_answers"]), **parts}
+
+
+def _make_template(dataset, texts):
+    return PromptTemplate(
+        **texts,
+        user_fields=lambda user: dataset.words_of("user", user),
+        item_fields=lambda item: dataset.words_of("item", item),
+    )
+
+
+def _warn_of_nameless(template, num_items):
+    nameless = [item for item in range(1, num_items) if not template.has_name(item)]
+    if len(nameless) == num_items - 1:
+        raise TemplateError(
+            "prompt_item: expected a text that names items, found one that renders to nothing for every item of the data "
+            "set; check the fields in prompt_item against the .item file."
+        )
+    if nameless:
+        logger.warning("%d of %d items have no name in prompt_item's fields, and are shown by their id.",
+                       len(nameless), num_items - 1)  # fmt: skip
+
+
+def _search(dataset, vectors, k, metric="cosine"):
+    return Retriever(dataset.rows, dataset.histories, vectors, k, metric, dataset.config["retrieval_chunk_size"])
+
+
+def _pretrained_mini(dataset, train_rows, template_texts, sentences):
+    """The folder of the embedded LLM for this training split."""
+    config, rows, histories = dataset.config, dataset.rows, dataset.histories
+    template, folder = dataset.prompter.template, cache_folder(config)
+    settings = MiniSettings(
+        hidden_size=config["mini_hidden_size"],
+        num_layers=config["mini_num_layers"],
+        num_heads=config["mini_num_heads"],
+        vocab_size=config["mini_vocab_size"],
+        epochs=config["mini_epochs"],
+        learning_rate=float(config["mini_learning_rate"]),
+        weight_decay=float(config["mini_weight_decay"]),
+        seed=config["seed"],
+    )
+    # A retriever that needs no LLM, as there is none yet.
+    vectors = item_vectors(sentences, TfidfEncoder(), config["retrieval_pca_dim"], "cosine", folder)
+    prompter = Prompter(rows, histories, template, config["mini_history_size"], "time")
+    prompter.retriever = _search(dataset, vectors, config["mini_history_size"])
+    # As many documents as it takes to show each training row once.
+    count = -(-len(train_rows) // (config["mini_history_size"] + 1))
+
+    def documents(epoch):
+        random = np.random.default_rng((config["seed"], epoch))
+        chosen = random.choice(train_rows, size=count)
+        retrieved = random.random(count) < 0.5
+        shown = prompter.shown(chosen, rows.item[chosen], retrieved)
+        return [prompter.document(int(row), s) for row, s in zip(chosen, shown)]
+
+    texts = [template.item(item)["text"] + "\n" for item in range(1, dataset.item_num)] + sentences[1:]
+    texts += [template.profile(user)["profile"] + "\n" for user in range(1, dataset.user_num)]
+    # Behaviours that no split holds (min_history) are read as history of training rows, and only so.
+    read = np.flatnonzero(np.isin(rows.split, (TRAIN, NO_SPLIT)) & (np.arange(len(rows)) <= train_rows.max()))
+    columns = [column[read] for column in (rows.user, rows.item, rows.time, rows.rating, rows.label) if column is not None]
+    key = fingerprint(template_texts, texts, vectors, train_rows, read, *columns, config["mini_history_size"])
+    return mini_llm(texts, documents, count, key, settings, folder, config["device"], config["show_progress"])
+
+
+def _encoder(config, backbone):
+    """The encoder of item sentences; the LLM's own one waits for the LLM."""
+    name = config["retrieval_encoder"]
+    if name == "tfidf":
+        return TfidfEncoder()
+    if name == "llm":
+        return HiddenStateEncoder(backbone, config["retrieval_pooling"], config["eval_micro_tokens"])
+    return SentenceTransformersEncoder(name, config["device"])
+
+
+def prepare(dataset, parts):
+    """Give a split data set its prompter, LLM and answer tokens.
+
+    Args:
+        dataset (ReLLaDataset): with rows, histories and splits; gets `prompter`, `backbone` and `answer_ids`.
+        parts (list of ReLLaDataset): train, valid and test, with row_id and whether their prompts show retrieved
+            behaviours.
+
+    Raises:
+        ValueError: a template, encoder, LLM or answer word that cannot be used; TemplateError, LLMError,
+            AnswerTokenError and PromptBudgetError are kinds of it.
+    """
+    config, rows = dataset.config, dataset.rows
+    texts = _template_texts(config)
+    template = _make_template(dataset, texts)
+    prompter = Prompter(rows, dataset.histories, template, config["history_size"], config["history_order"])
+    dataset.prompter = prompter
+    _warn_of_nameless(template, dataset.item_num)
+
+    used = [(part.inter_feat[ROW_ID].numpy(), part.inter_feat[RETRIEVED].numpy().astype(bool)) for part in parts]
+    used_rows = np.unique(np.concatenate([row_ids for row_ids, _ in used]))
+    retrieved_rows = np.unique(np.concatenate([row_ids[retrieved] for row_ids, retrieved in used]))
+    recent = prompter.shown(used_rows, rows.item[used_rows], np.zeros(len(used_rows), dtype=bool))
+    # Renders a prompt of each split, so that a template that asks for what is not there fails before anything is made.
+    samples = [int(np.argmin(np.abs(used_rows - row_ids[0]))) for row_ids, _ in used if len(row_ids)]
+    for place in samples:
+        prompter.text(used_rows[place], rows.item[used_rows[place]], recent[place])
+
+    sentences = [""] + [template.sentence(item, config["retrieval_sentence"]) for item in range(1, dataset.item_num)]
+    encoder = None
+    if len(retrieved_rows) and config["retrieval_encoder"] != "llm":
+        encoder = _encoder(config, None)  # an unknown one fails here, before any pretraining
+
+    llm = config["llm"]
+    if llm == "mini":
+        if rows.label is None:
+            raise ValueError(
+                "llm: expected a Hugging Face LLM for a data set without labels, found mini, which learns from labels; "
+                "set threshold, or another llm."
+            )
+        llm = _pretrained_mini(dataset, np.flatnonzero(rows.split == TRAIN), texts, sentences)
+        logger.warning(
+            "llm: mini has read the ratings of the whole training split while it was pretrained: train_shots says how many "
+            "rows tune it, not how many it has seen. Few-shot results need a real LLM."
+        )
+    backbone = Backbone(
+        llm,
+        config["device"],
+        config["llm_dtype"],
+        config["llm_quantization"],
+        config["llm_attn_implementation"],
+        config["llm_trust_remote_code"],
+    )
+    dataset.backbone = backbone
+
+    answers = tuple(config["prompt_answers"])
+    prompter.tokenizer = PromptTokenizer(backbone.tokenizer, config["prompt_chat"], template.system, answers)
+    positions = backbone.max_positions
+    prompter.max_tokens = min(config["max_prompt_tokens"], positions or config["max_prompt_tokens"])
+    random = np.random.default_rng(0)
+    places = [*samples, *random.choice(len(used_rows), size=min(200, len(used_rows)), replace=False)]
+    endings = [prompter.text(used_rows[p], rows.item[used_rows[p]], recent[p][-1:]) for p in places]
+    dataset.answer_ids = prompter.tokenizer.answer_ids(endings)
+    _check_joined_lines(prompter, used_rows, recent, places[:50])
+    prompter.check_budget(used_rows)
+
+    dataset.encoder_identity = None
+    if len(retrieved_rows) or config["eval_args"]["mode"] != {"valid": "labeled", "test": "labeled"}:
+        encoder = encoder or _encoder(config, backbone)
+        dataset.encoder_identity = encoder.identity
+        vectors = item_vectors(
+            sentences, encoder, config["retrieval_pca_dim"], config["retrieval_metric"], cache_folder(config)
+        )
+        prompter.retriever = _search(dataset, vectors, config["history_size"], config["retrieval_metric"])
+        prompter.retriever.prepare(retrieved_rows)
+
+
+def _check_joined_lines(prompter, used_rows, recent, places):
+    for place in places:
+        text = prompter.text(used_rows[place], prompter.rows.item[used_rows[place]], recent[place])
+        if prompter.tokenizer.ids(text) != prompter.tokenizer.whole(text):
+            prompter.tokenizer.tokenize_whole()
+            return

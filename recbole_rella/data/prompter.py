@@ -1,0 +1,178 @@
+"""From a row to the token ids of its prompt: choose the shown behaviours, render, tokenize, keep within the budget."""
+
+import logging
+
+import numpy as np
+
+from recbole_rella.prompt.template import Behaviour, Others
+from recbole_rella.retrieval.subr import retrieve
+
+logger = logging.getLogger(__name__)
+
+
+class PromptBudgetError(ValueError):
+    """A prompt does not fit into max_prompt_tokens even without any behaviour."""
+
+
+class Retriever:
+    """SUBR for the rows of one data set, and its results for the rows that were asked for ahead of time.
+
+    Args:
+        rows (Rows), histories (Histories): all rows.
+        vectors (numpy.ndarray): one an item id, float32 [items, d].
+        k (int): behaviours to retrieve.
+        metric (str), chunk_size (int): as for `retrieve`.
+    """
+
+    def __init__(self, rows, histories, vectors, k, metric, chunk_size):
+        self._rows, self._histories, self._vectors = rows, histories, vectors
+        self._k, self._metric, self._chunk_size = k, metric, chunk_size
+        self._known = np.empty(0, dtype=np.int64)
+        self._found = np.empty((0, k), dtype=np.int32)
+
+    def search(self, rows, targets):
+        """The k closest behaviours of each row to a target, int32 [n, k], and their similarities; see `retrieve`."""
+        columns = self._rows
+        return retrieve(
+            self._vectors, columns.item, self._histories, columns.split, columns.user, rows, targets,
+            self._k, self._metric, self._chunk_size,
+        )  # fmt: skip
+
+    def prepare(self, rows):
+        """Retrieve for rows and their own targets once, before they are asked for one batch at a time."""
+        self._known = np.unique(np.asarray(rows, dtype=np.int64))
+        self._found = self.search(self._known, self._rows.item[self._known])[0]
+
+    def closest(self, rows, targets):
+        """Row_ids of the retrieved behaviours, int32 [n, k], closest first, -1 where there are fewer."""
+        rows, targets = np.asarray(rows), np.asarray(targets)
+        place = np.minimum(np.searchsorted(self._known, rows), max(len(self._known) - 1, 0))
+        known = np.zeros(len(rows), dtype=bool)
+        if len(self._known):
+            known = (self._known[place] == rows) & (self._rows.item[rows] == targets)
+        found = np.empty((len(rows), self._k), dtype=np.int32)
+        found[known] = self._found[place[known]] if len(self._known) else 0
+        if not known.all():
+            found[~known] = self.search(rows[~known], targets[~known])[0]
+        return found
+
+
+class Prompter:
+    """Prompts of the rows of one data set.
+
+    Args:
+        rows (Rows), histories (Histories): all rows.
+        template (PromptTemplate): renders.
+        history_size (int): K, the number of behaviours shown.
+        order (str): time, similarity or similarity_reversed.
+
+    Attributes:
+        retriever (Retriever or None): set before retrieved behaviours are asked for.
+        tokenizer (PromptTokenizer or None), max_tokens (int): set before token ids are asked for.
+    """
+
+    def __init__(self, rows, histories, template, history_size, order):
+        self.rows, self.histories, self.template = rows, histories, template
+        self.history_size, self.order = history_size, order
+        self.retriever = self.tokenizer = self.max_tokens = None
+
+    def _behaviour(self, row):
+        rows = self.rows
+        return Behaviour(
+            int(rows.item[row]),
+            None if rows.rating is None else float(rows.rating[row]),
+            None if rows.label is None else int(rows.label[row]),
+            int(rows.time[row]),
+        )
+
+    def _others(self, history, shown):
+        def values(column):
+            return lambda: None if column is None else column[history[~np.isin(history, shown)]]
+
+        return Others(values(self.rows.label), values(self.rows.rating), len(history) - len(shown))
+
+    def _parts(self, row, target, shown):
+        behaviours = [self._behaviour(behaviour) for behaviour in shown]
+        return int(self.rows.user[row]), int(target), behaviours, self._others(self.histories.of(row), shown)
+
+    def shown(self, rows, targets, retrieved):
+        """Which behaviours each prompt shows, in the order in which it shows them.
+
+        Args:
+            rows, targets (numpy.ndarray): row_ids and item ids, int [n].
+            retrieved (numpy.ndarray): bool [n]; else the most recent ones.
+
+        Returns:
+            list of numpy.ndarray: row_ids, at most K each.
+        """
+        chosen = [None] * len(rows)
+        places = np.flatnonzero(retrieved)
+        if len(places):
+            for place, found in zip(places, self.retriever.closest(rows[places], targets[places])):
+                found = found[found >= 0]
+                chosen[place] = {"time": np.sort, "similarity": np.array, "similarity_reversed": np.flip}[self.order](found)
+        for place in np.flatnonzero(~retrieved):
+            chosen[place] = self.histories.of(rows[place])[-self.history_size :]
+        return chosen
+
+    def text(self, row, target, shown):
+        """The text of one prompt; `shown` as from `shown`."""
+        return self.template.text(*self._parts(row, target, shown))
+
+    def document(self, row, shown):
+        """The prompt of one row with its answer, and the spans of its answers and ratings: see `PromptTemplate`."""
+        return self.template.document(*self._parts(row, self.rows.item[row], shown), int(self.rows.label[row]))
+
+    def _fit(self, row, target, shown):
+        """Token ids within the budget, and how many of the oldest shown behaviours had to go (law 5)."""
+        ids = self.tokenizer.ids(self.text(row, target, shown))
+        if len(ids) <= self.max_tokens:
+            return ids, 0
+        oldest_first = np.sort(shown)
+        # The largest number of behaviours that fits; a bisection, as each try renders and tokenizes a prompt.
+        fits, too_many, best = -1, len(shown), None
+        while too_many - fits > 1:
+            middle = (fits + too_many) // 2
+            kept = shown[np.isin(shown, oldest_first[len(shown) - middle :])]
+            ids = self.tokenizer.ids(self.text(row, target, kept))
+            if len(ids) <= self.max_tokens:
+                fits, best = middle, ids
+            else:
+                too_many = middle
+        if best is None:
+            raise PromptBudgetError(
+                f"max_prompt_tokens: the prompt of row {row} (user {self.rows.user[row]}, item {target}) has {len(ids)} "
+                f"tokens without any behaviour, and {self.max_tokens} are allowed. Raise max_prompt_tokens (the LLM's "
+                "positions permitting), or shorten the profile, the question or the item's name."
+            )
+        return best, len(shown) - fits
+
+    def token_ids(self, rows, targets, retrieved):
+        """Token ids of prompts.
+
+        Args:
+            rows, targets (numpy.ndarray): row_ids and item ids, int [n].
+            retrieved (numpy.ndarray): bool [n].
+
+        Returns:
+            tuple: list of n lists of int; how many shown behaviours each prompt had to drop, list of int.
+
+        Raises:
+            PromptBudgetError: names a row that does not fit even without history.
+        """
+        shown = self.shown(rows, targets, retrieved)
+        fitted = [self._fit(int(row), int(target), s) for row, target, s in zip(rows, targets, shown)]
+        return [ids for ids, _ in fitted], [dropped for _, dropped in fitted]
+
+    def check_budget(self, rows):
+        """Raise PromptBudgetError now for a row that cannot fit even without history, rather than in the middle of a run.
+
+        A text has at most one token a byte, so most rows need no tokenizing.
+        """
+        none = np.empty(0, dtype=np.int32)
+        for row in np.unique(rows):
+            target = self.rows.item[row]
+            user, _, _, others = self._parts(row, target, none)
+            text = self.template.text(user, int(target), [], others)
+            if len(self.tokenizer.framed(text).encode()) + 8 > self.max_tokens:
+                self._fit(int(row), int(target), none)

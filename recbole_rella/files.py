@@ -1,0 +1,99 @@
+"""Files that are never half-written, and a cache that never trusts a damaged one.
+
+Everything this package writes goes to a temporary name beside its target and is renamed once it is complete, so that a
+full disk or an interruption leaves the last good file as it was.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Give a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
+
+    Yields:
+        pathlib.Path: a file name to write to (or a name to make a folder at).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield temporary / path.name
+        if path.is_dir():
+            # A folder cannot be replaced in one step: the old one is moved aside first.
+            os.replace(path, temporary / "old")
+        os.replace(temporary / path.name, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def fingerprint(*parts):
+    """A short hash of JSON-able values and numpy arrays, the key of a cache entry.
+
+    Returns:
+        str: 16 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(json.dumps(part, sort_keys=True, default=str, ensure_ascii=False).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def folder_fingerprint(folder):
+    """Hash of the names and contents of the files in `folder`: the identity of a checkpoint on disk."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file():
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def cached_array(path, make):
+    """The array stored at `path`, or what `make()` returns, stored there.
+
+    The file is a numpy archive, whose checksums are verified on reading; one that does not read well is
+    made again.
+
+    Args:
+        path (pathlib.Path): ends in ``.npz``; its name must hold a `fingerprint` of all that the array depends on.
+        make (callable): no arguments, returns the array.
+
+    Returns:
+        numpy.ndarray: what `make` returned, now or earlier.
+    """
+    path = Path(path)
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return archive["array"]
+        except Exception as error:  # zipfile, zlib, OS and value errors: whatever the damage, the remedy is the same
+            logger.warning("The cached file [%s] is damaged (%s) and is made again.", path, error)
+    array = make()
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, array=array)
+    return array

@@ -1,0 +1,170 @@
+"""The LLM under ReLLa: load any Hugging Face causal LM, put LoRA adapters on it, save and load them in PEFT's format."""
+
+import json
+import logging
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from recbole_rella.files import folder_fingerprint, replacing
+
+logger = logging.getLogger(__name__)
+
+
+class LLMError(ValueError):
+    """An LLM, or a part of it, cannot be loaded or used as configured."""
+
+
+class Backbone:
+    """A causal LM by hub name or folder. Configuration, tokenizer and weights are read when first asked for.
+
+    Args:
+        path (str): hub name or folder.
+        device (torch.device): where the weights go.
+        dtype (str): auto (bfloat16 on a GPU, float32 on a CPU) or a torch dtype's name.
+        quantization (str or None): 8bit or 4bit, through bitsandbytes.
+        attn_implementation (str or None), trust_remote_code (bool): as in ``from_pretrained``.
+
+    Raises:
+        LLMError: there is no such LLM, or it cannot be loaded so.
+    """
+
+    def __init__(self, path, device, dtype="auto", quantization=None, attn_implementation=None, trust_remote_code=False):
+        self.path, self.device, self.quantization = str(path), torch.device(device), quantization
+        if dtype == "auto":
+            dtype = "bfloat16" if self.device.type == "cuda" else "float32"
+        self.dtype = getattr(torch, dtype)
+        self._attention = attn_implementation
+        self._trust = trust_remote_code
+        if quantization and self.device.type != "cuda":
+            raise LLMError(
+                f"llm_quantization: expected none without a CUDA device, found {quantization!r}; bitsandbytes needs one."
+            )
+
+    def _load(self, loader, what, **arguments):
+        try:
+            return loader.from_pretrained(self.path, trust_remote_code=self._trust, **arguments)
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise LLMError(
+                f"llm: expected a Hugging Face causal LM, found {self.path!r}, whose {what} cannot be loaded "
+                f"({type(error).__name__}: {error})."
+            ) from error
+
+    @cached_property
+    def config(self):
+        """The transformers configuration."""
+        return self._load(AutoConfig, "configuration")
+
+    @cached_property
+    def tokenizer(self):
+        """The LLM's own tokenizer."""
+        return self._load(AutoTokenizer, "tokenizer")
+
+    @cached_property
+    def model(self):
+        """The LLM with its weights, frozen, on its device, in evaluation mode."""
+        arguments = {"dtype": self.dtype}
+        if self._attention:
+            arguments["attn_implementation"] = self._attention
+        if self.quantization:
+            arguments["quantization_config"] = BitsAndBytesConfig(
+                load_in_8bit=self.quantization == "8bit",
+                load_in_4bit=self.quantization == "4bit",
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=self.dtype,
+            )
+            arguments["device_map"] = {"": self.device}
+        model = self._load(AutoModelForCausalLM, "weights", **arguments)
+        if not self.quantization:
+            model = model.to(self.device)
+        return model.requires_grad_(False).eval()
+
+    @cached_property
+    def identity(self):
+        """Names the weights: the hash of a folder's files, or the hub's commit."""
+        folder = Path(self.path).expanduser()
+        version = folder_fingerprint(folder) if folder.is_dir() else getattr(self.config, "_commit_hash", None)
+        return f"{folder.name if folder.is_dir() else self.path}@{version}"
+
+    @property
+    def max_positions(self):
+        """How many tokens a prompt may have by the LLM's positions, or None where it says nothing."""
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+            if isinstance(value := getattr(self.config, name, None), int):
+                return value
+        return None
+
+
+def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=False):
+    """Put LoRA adapters on an LLM (PEFT).
+
+    Args:
+        model (transformers.PreTrainedModel): frozen.
+        r (int), alpha (float), dropout (float): LoRA's rank, scale and dropout.
+        target_modules (list of str): ends of module names.
+        gradient_checkpointing (bool): recompute activations in the backward pass.
+
+    Returns:
+        peft.PeftModel: only the adapters are trainable, in float32.
+
+    Raises:
+        LLMError: a target module does not exist; lists the linear layers that do.
+    """
+    names = [name for name, _ in model.named_modules()]
+    missing = [t for t in target_modules if not any(name == t or name.endswith("." + t) for name in names)]
+    if missing:
+        linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if getattr(m, "weight", None) is not None
+                  and m.weight.dim() == 2 and not isinstance(m, torch.nn.Embedding)}  # fmt: skip
+        raise LLMError(
+            f"lora_target_modules: expected modules of {type(model).__name__}, found {missing}, which it does not have. "
+            f"Its linear layers are {sorted(linear)}."
+        )
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    lora = LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules), bias="none", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, lora)
+
+
+def save_adapter(model, folder):
+    """Save the adapters in PEFT's standard format; each file is whole or as it was (law 6).
+
+    Args:
+        model (peft.PeftModel): with one adapter.
+        folder (str or pathlib.Path): gets adapter_config.json and adapter_model.safetensors.
+    """
+    folder = Path(folder)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    with replacing(folder / "adapter_model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    settings = {
+        name: sorted(value) if isinstance(value, set) else value
+        for name, value in model.peft_config[model.active_adapter].to_dict().items()
+    }
+    settings["inference_mode"] = True
+    with replacing(folder / "adapter_config.json") as temporary:
+        temporary.write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
+
+
+def load_adapter(model, folder):
+    """Load adapters that `save_adapter` (or PEFT) saved into a model that has such adapters.
+
+    Raises:
+        LLMError: the file is not there, or does not fit the model.
+    """
+    path = Path(folder) / "adapter_model.safetensors"
+    if not path.is_file():
+        raise LLMError(f"Expected a saved adapter at {path}, found none.")
+    result = set_peft_model_state_dict(model, load_file(path))
+    missing = [name for name in getattr(result, "missing_keys", []) if "lora_" in name]
+    if missing or result.unexpected_keys:
+        raise LLMError(
+            f"{path}: expected the adapters of this LLM and these lora_* settings; missing {missing[:3]}, "
+            f"unexpected {list(result.unexpected_keys)[:3]}."
+        )

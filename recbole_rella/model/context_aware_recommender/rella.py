@@ -1,0 +1,124 @@
+r"""
+ReLLa
+################################################
+Reference:
+    Jianghao Lin et al. "ReLLa: Retrieval-enhanced Large Language Models for Lifelong Sequential Behavior Comprehension in
+    Recommendation." in WWW 2024.
+
+A large language model as a click-through-rate model: it reads the prompt of a row, and the score is P(yes), the two-way
+softmax of its logits for the two answers.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import AbstractRecommender
+from recbole.utils import InputType, ModelType
+
+from recbole_rella.data.transform import PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, RETRIEVED, ROW_ID, prompts
+from recbole_rella.llm.backbone import add_lora, load_adapter, save_adapter
+from recbole_rella.llm.scoring import answer_logits, batches_by_tokens, p_yes
+
+
+class ReLLa(AbstractRecommender):
+    """An LLM with LoRA adapters that scores rows by P(yes).
+
+    Args:
+        config (recbole.config.Config): with the keys of properties/model/ReLLa.yaml.
+        dataset (ReLLaDataset): a part of a built data set, which brings prompts and LLM.
+    """
+
+    type = ModelType.CONTEXT
+    input_type = InputType.POINTWISE
+    properties_file = "ReLLa.yaml"
+
+    def __init__(self, config, dataset):
+        super().__init__()
+        self.LABEL, self.ITEM_ID = config["LABEL_FIELD"], config["ITEM_ID_FIELD"]
+        self.device = config["device"]
+        self.prompter, self.answer_ids = dataset.prompter, dataset.answer_ids
+        self._retrieved_at_eval = config["eval_history"] == "retrieved"
+        self._train_tokens, self._eval_tokens = config["train_micro_tokens"], config["eval_micro_tokens"]
+        self.llm = add_lora(
+            dataset.backbone.model,
+            config["lora_r"],
+            config["lora_alpha"],
+            config["lora_dropout"],
+            config["lora_target_modules"],
+            config["llm_gradient_checkpointing"],
+        )
+
+    def _with_prompts(self, interaction):
+        """The interaction with the prompts of its rows; those that RecBole's sampling made stale or left out are new."""
+        if RETRIEVED not in interaction:
+            interaction[RETRIEVED] = torch.full((len(interaction),), int(self._retrieved_at_eval))
+        fresh = PROMPT_ITEM in interaction and bool((interaction[PROMPT_ITEM] == interaction[self.ITEM_ID]).all())
+        if not fresh:
+            interaction.update(prompts(self.prompter, interaction, self.ITEM_ID).to(self.device))
+        return interaction
+
+    def micro_batches(self, interaction):
+        """Cut a batch into parts of at most train_micro_tokens tokens, padding included.
+
+        Args:
+            interaction (Interaction): n rows.
+
+        Returns:
+            list of Interaction: together all n rows, each part of similar length.
+        """
+        interaction = self._with_prompts(interaction)
+        places = batches_by_tokens(interaction[PROMPT_LENGTH].cpu().numpy(), self._train_tokens)
+        return [interaction[part] for part in places]
+
+    def calculate_loss(self, interaction):
+        """Cross-entropy of the answer, at the answer position alone and over the whole vocabulary (paper, section 3.3).
+
+        Args:
+            interaction (Interaction): n rows with labels.
+
+        Returns:
+            torch.Tensor: mean over the rows, float32 [].
+        """
+        interaction = self._with_prompts(interaction)
+        lengths = interaction[PROMPT_LENGTH].to(self.device)
+        ids = interaction[PROMPT_IDS][:, : int(lengths.max())].to(self.device)
+        yes, no = self.answer_ids
+        answers = torch.where(interaction[self.LABEL].to(self.device) > 0.5, yes, no)
+        return F.cross_entropy(answer_logits(self.llm, ids, lengths), answers)
+
+    @torch.no_grad()
+    def predict(self, interaction):
+        """P(yes) of every row.
+
+        Args:
+            interaction (Interaction): n rows with row_id and item; other items than the rows' own are candidates for
+                which prompts are made here.
+
+        Returns:
+            torch.Tensor: float32 [n], in [0, 1].
+        """
+        interaction = self._with_prompts(interaction)
+        return p_yes(
+            self.llm, interaction[PROMPT_IDS], interaction[PROMPT_LENGTH], self.answer_ids, self._eval_tokens, self.device
+        )
+
+    def save_adapter(self, folder):
+        """Save what was trained, and only that, in PEFT's format."""
+        save_adapter(self.llm, folder)
+
+    def load_adapter(self, folder):
+        """Load what `save_adapter` saved."""
+        load_adapter(self.llm, folder)
+
+    def parameter_counts(self):
+        """Number of parameters.
+
+        Returns:
+            dict: trainable (int), all (int).
+        """
+        counts = {p: p.numel() for p in self.parameters()}
+        return {"trainable": sum(n for p, n in counts.items() if p.requires_grad), "all": sum(counts.values())}
+
+    def row_ids(self, interaction):
+        """The row_ids of an interaction, for messages."""
+        return np.unique(interaction[ROW_ID].cpu().numpy()).tolist()

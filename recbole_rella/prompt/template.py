@@ -1,0 +1,209 @@
+"""A row in words: fields -> sentences -> the text of a prompt. Plain Jinja2, neither torch nor transformers.
+
+A prompt is made of parts that are rendered once (the profile of a user, the name of an item) and a template that lays
+them out for every row. README, "Prompts", lists what a template can use.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import jinja2
+
+# Mark what a language model learns to say within a document (see `PromptTemplate.document`). Private-use characters,
+# removed from every field.
+_BEGIN, _END = "\ue000", "\ue001"
+
+
+class TemplateError(ValueError):
+    """A template asks for what the data set does not have, or does not render."""
+
+
+class Fields(dict):
+    """Field -> words of one user or item. A field that was not loaded raises, one without a value is ''."""
+
+    def __init__(self, values, kind):
+        super().__init__(values)
+        self.kind = kind
+
+    def __missing__(self, field):
+        raise TemplateError(
+            f"a prompt text needs the field {field!r} of the {self.kind}; found {sorted(self)}. "
+            f"Is there a .{self.kind} file with that field, and does load_col name it?"
+        )
+
+
+def clean(text):
+    """One line, single spaces, no private marks: what every field goes through before it is shown."""
+    return re.sub(rf"[\s{_BEGIN}{_END}]+", " ", str(text)).strip()
+
+
+def _fields(values):
+    """Jinja filter: the fields that have a value, as ``name: value; name: value``, without the ids if there are others."""
+    known = {field: value for field, value in values.items() if value}
+    named = {field: value for field, value in known.items() if not field.endswith("_id")} or known
+    return "; ".join(f"{field.replace('_', ' ')}: {value}" for field, value in named.items())
+
+
+class Others:
+    """The behaviours of a history that are not shown, in summary.
+
+    Attributes:
+        count (int), liked (float or None), mean_rating (float or None): how many, the part of them that was liked, their
+        mean rating.
+    """
+
+    def __init__(self, labels, ratings, count):
+        self._labels, self._ratings, self.count = labels, ratings, count
+
+    @cached_property
+    def liked(self):
+        """Part of the others with a positive label."""
+        return float(self._labels().mean()) if self.count and self._labels() is not None else None
+
+    @cached_property
+    def mean_rating(self):
+        """Mean raw rating of the others."""
+        return float(self._ratings().mean()) if self.count and self._ratings() is not None else None
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """A shown behaviour, as the Prompter hands it over: item id, raw rating or None, label or None, date in days."""
+
+    item: int
+    rating: float | None
+    label: int | None
+    time: int
+
+
+class PromptTemplate:
+    """Renders the text of a prompt, up to the point where the answer follows.
+
+    Args:
+        layout (str): text of the Jinja2 template that lays the parts out.
+        profile, item, rating, question, system (str): Jinja2 texts of the parts.
+        noun, verb (str): what an item is called, and what a user did with it.
+        answers (tuple of str): positive and negative answer.
+        user_fields, item_fields (callable): internal id -> dict of field -> words.
+
+    Raises:
+        TemplateError: while rendering, if a text needs a field or a rating that is not there.
+    """
+
+    def __init__(self, layout, profile, item, rating, question, system, noun, verb, answers, user_fields, item_fields):
+        environment = jinja2.Environment(
+            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        )
+        environment.filters["fields"] = _fields
+        self._environment = environment
+        self._user_fields, self._item_fields = user_fields, item_fields
+        self._words = {"noun": noun, "verb": verb, "yes": answers[0], "no": answers[1]}
+        self._answers = answers
+        self._layout = environment.from_string(layout)
+        parts = {"profile": profile, "item": item, "rating": rating}
+        self._parts = {name: environment.from_string(text) for name, text in parts.items()}
+        self.question = clean(self._render(environment.from_string(question)))
+        self.system = clean(self._render(environment.from_string(system)))
+        # Rendered once an item or user, not once a row.
+        self.item = lru_cache(maxsize=None)(self._item)
+        self.profile = lru_cache(maxsize=None)(self._profile)
+        self._behaviour = lru_cache(maxsize=1 << 20)(self._behaviour_parts)
+
+    def _render(self, template, **values):
+        try:
+            return template.render(**self._words, **values)
+        except jinja2.UndefinedError as error:
+            raise TemplateError(f"a prompt text asks for what is not there: {error}.") from error
+
+    def _item(self, item):
+        """Fields and name of an item; one whose fields render to nothing is named by its id."""
+        fields = Fields(self._item_fields(item), "item")
+        text = clean(self._render(self._parts["item"], item=fields))
+        nameless = not any(character.isalnum() for character in text)
+        if nameless:
+            text = f"{self._words['noun']} {next(iter(fields.values()))}"
+        return {"text": text, "item": fields, "nameless": nameless}
+
+    def has_name(self, item):
+        """Whether prompt_item renders to a name for this item; else it is shown by its id."""
+        return not self.item(item)["nameless"]
+
+    def sentence(self, item, text):
+        """Another text about an item: the sentence that is encoded for retrieval, or its name where that is empty.
+
+        Args:
+            item (int): internal id.
+            text (str): Jinja2 text, which sees `item`, `noun` and `verb`.
+
+        Returns:
+            str: one line.
+        """
+        template = self._environment.from_string(text)
+        return clean(self._render(template, item=self.item(item)["item"])) or self.item(item)["text"]
+
+    def _profile(self, user):
+        fields = Fields(self._user_fields(user), "user")
+        return {"profile": clean(self._render(self._parts["profile"], user=fields)), "user": fields}
+
+    def _behaviour_parts(self, item, rating, label, marked):
+        parts = dict(self.item(item))
+        if label is not None:
+            parts["answer"] = self._answers[0] if label else self._answers[1]
+        if rating is not None:
+            parts["stars"] = rating
+            parts["rating"] = clean(self._render(self._parts["rating"], rating=rating))
+        if marked:
+            for name in ("answer", "rating"):
+                if name in parts:
+                    parts[name] = f"{_BEGIN}{parts[name]}{_END}"
+        return parts
+
+    def text(self, user, target, behaviours, others, marked=False):
+        """The prompt of one row, without its answer.
+
+        Args:
+            user, target (int): internal ids of the user and of the target item.
+            behaviours (list of Behaviour): shown, in this order.
+            others (Others): the behaviours that are not shown.
+            marked (bool): mark the answers and ratings of the behaviours, for `document`.
+
+        Returns:
+            str: lines, with no white space at the end.
+
+        Raises:
+            TemplateError: if the template needs a field or a rating that is not there.
+        """
+        shown = [
+            {**self._behaviour(b.item, b.rating, b.label, marked), "time": b.time, "number": number}
+            for number, b in enumerate(behaviours, start=1)
+        ]
+        return self._render(
+            self._layout,
+            **self.profile(user),
+            question=self.question,
+            system=self.system,
+            behaviours=shown,
+            target=self.item(target),
+            others=others,
+        ).strip()
+
+    def document(self, user, target, behaviours, others, label):
+        """The prompt of one row with its answer, and where in it answers and ratings stand: a text to pretrain on.
+
+        Returns:
+            tuple: str; list of (begin, end), the spans of characters that are answers or ratings, in order.
+        """
+        marked = self.text(user, target, behaviours, others, marked=True)
+        joint = "" if marked[-1:].isspace() else " "
+        marked += f"{joint}{_BEGIN}{self._answers[0] if label else self._answers[1]}{_END}"
+        spans, plain, length = [], [], 0
+        for part in re.split(f"([{_BEGIN}{_END}])", marked):
+            if part == _BEGIN:
+                begin = length
+            elif part == _END:
+                spans.append((begin, length))
+            else:
+                plain.append(part)
+                length += len(part)
+        return "".join(plain), spans

@@ -1,0 +1,186 @@
+"""Text of a prompt -> token ids: chat format, answer tokens, and lines that are tokenized once.
+
+A prompt is mostly lines that came before (the behaviours). They are tokenized once and joined, which equals tokenizing
+the whole text only where no token can span a line break; that is checked against the vocabulary, and a tokenizer that
+fails the check tokenizes every prompt whole.
+"""
+
+import logging
+import re
+from functools import lru_cache
+
+logger = logging.getLogger(__name__)
+
+_MARK = "\ue002"  # stands for the user's text while a chat template is taken apart
+_LINE_STARTS = re.compile(r"(?<=\n)(?=\S)")
+
+
+class AnswerTokenError(ValueError):
+    """The answer words are not one distinct token each where the answer is read."""
+
+
+def _spans_lines(token):
+    """Whether text that follows a line break could be part of this token of a vocabulary."""
+    text = token.replace("Ċ", "\n").replace("Ġ", " ").replace("▁", " ")
+    return re.search(r"\n\s*\S", text) is not None
+
+
+class PromptTokenizer:
+    """Token ids of a prompt, as the LLM sees it: chat format or special tokens included.
+
+    Args:
+        tokenizer (transformers.PreTrainedTokenizerBase): the LLM's.
+        chat (str): auto (use the tokenizer's chat template where it has one), always or never.
+        system (str): the system text; used in a chat format only.
+        answers (tuple of str): positive and negative answer.
+
+    Raises:
+        ValueError: `chat` is always and the tokenizer has no chat template, or the template changes the text.
+    """
+
+    def __init__(self, tokenizer, chat, system, answers):
+        self.tokenizer, self.answers = tokenizer, answers
+        if chat == "always" and not tokenizer.chat_template:
+            raise ValueError(
+                "prompt_chat: expected auto or never for this LLM, found always; its tokenizer has no chat template."
+            )
+        self.is_chat = chat != "never" and bool(tokenizer.chat_template)
+        self._before, self._after = self._chat_frame(system) if self.is_chat else ("", "")
+        # Only the tokens that stand before a text: an end-of-text token would stand where the answer is read.
+        plain, special = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
+        self._start = [] if self.is_chat else special[: max(len(special) - len(plain), 0)]
+        if self._start + plain != special[: len(self._start) + len(plain)]:
+            self._start = []
+        self._joins_lines = tokenizer.is_fast and not any(_spans_lines(token) for token in tokenizer.get_vocab())
+        if self._joins_lines:
+            self._line_break, self._end = self._ids("\n"), self._ids("\nx")
+            self._joins_lines = self._end[: len(self._line_break)] == self._line_break
+        if not self._joins_lines:
+            self.tokenize_whole()
+        self._line = lru_cache(maxsize=1 << 18)(self._tokenize_line)
+
+    def tokenize_whole(self):
+        """Tokenize every prompt in one piece from now on."""
+        logger.info("The tokenizer can join text across lines: every prompt is tokenized whole.")
+        self._joins_lines = False
+
+    def _chat_frame(self, system):
+        """What the chat template puts before and after the user's text."""
+
+        def render(messages):
+            # enable_thinking: templates without it ignore it; those with it would else answer with a thought.
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+
+        user = {"role": "user", "content": _MARK}
+        try:
+            text = render([{"role": "system", "content": system}, user])
+        except Exception:  # jinja2's own errors: some templates refuse a system role
+            text = render([{"role": "user", "content": f"{system}\n\n{_MARK}"}])
+        if text.count(_MARK) != 1:
+            raise ValueError(f"prompt_chat: expected a chat template that shows the user's text once, found {text!r}.")
+        return tuple(text.split(_MARK))
+
+    def _ids(self, text):
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def framed(self, text):
+        """The text that is tokenized for a prompt: chat format included, special start tokens left out."""
+        return self._before + text + self._after
+
+    def whole(self, text):
+        """Token ids of a prompt, tokenized in one piece: the reference for `ids`.
+
+        Returns:
+            list of int.
+        """
+        return self._start + self._ids(self.framed(text))
+
+    def _tokenize_line(self, line):
+        """Token ids of a line as they are between a line break before it and another line after it, or None."""
+        ids = self._ids("\n" + line + "x" if line.endswith("\n") else "\n" + line)
+        tail = self._end[len(self._line_break) :] if line.endswith("\n") else []
+        fits = ids[: len(self._line_break)] == self._line_break and (not tail or ids[-len(tail) :] == tail)
+        return ids[len(self._line_break) : len(ids) - len(tail)] if fits else None
+
+    def ids(self, text):
+        """Token ids of a prompt; equal to `whole`, but lines that were seen before cost nothing.
+
+        Returns:
+            list of int.
+        """
+        if not self._joins_lines:
+            return self.whole(text)
+        first, *lines = _LINE_STARTS.split(self.framed(text))
+        tail = self._end[len(self._line_break) :]
+        head = self._ids(first + "x") if lines else self._ids(first)
+        if lines and head[-len(tail) :] != tail:
+            return self.whole(text)
+        ids = self._start + (head[: -len(tail)] if lines else head)
+        for line in lines:
+            piece = self._line(line)
+            if piece is None:
+                return self.whole(text)
+            ids.extend(piece)
+        return ids
+
+    def with_spans(self, texts, spans):
+        """Token ids of plain texts, and which tokens stand for the given spans of characters.
+
+        Args:
+            texts (list of str): n texts.
+            spans (list of list of tuple): (begin, end) in characters, ascending, for every text.
+
+        Returns:
+            list of tuple: token ids; positions of the tokens that overlap a span (list of int each).
+        """
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        results = []
+        for ids, offsets, marked in zip(encoded["input_ids"], encoded["offset_mapping"], spans):
+            positions, remaining = [], iter(marked)
+            span = next(remaining, None)
+            for position, (begin, end) in enumerate(offsets):
+                while span is not None and begin >= span[1]:
+                    span = next(remaining, None)
+                if span is not None and end > span[0]:
+                    positions.append(position + len(self._start))
+            results.append((self._start + ids, positions))
+        return results
+
+    def joint(self, text):
+        """What stands between a prompt and its answer: nothing after white space (a chat turn), else a space."""
+        return "" if self.framed(text)[-1:].isspace() else " "
+
+    def answer_ids(self, texts):
+        """The two token ids whose logits are compared, found in the context of the prompts' ends.
+
+        Args:
+            texts (list of str): prompts, without answers.
+
+        Returns:
+            tuple of int: token ids of the positive and of the negative answer.
+
+        Raises:
+            AnswerTokenError: an answer is not one token there, both are the same, or prompts differ in it; both
+                tokenizations are shown.
+        """
+        found = None
+        for text in dict.fromkeys(texts):
+            # The last line says all about the place of the answer, and costs less than the prompt.
+            ending = self.framed(text)[-200:]
+            prompt = self._ids(ending)
+            full = [self._ids(ending + self.joint(text) + answer) for answer in self.answers]
+            ids = [f[len(prompt) :] for f in full]
+            fits = all(f[: len(prompt)] == prompt for f in full) and all(len(i) == 1 for i in ids) and ids[0] != ids[1]
+            if not fits or (found or ids) != ids:
+                shown = "; ".join(
+                    f"{answer!r}: {self.tokenizer.convert_ids_to_tokens(f)[-6:]}" for answer, f in zip(self.answers, full)
+                )
+                raise AnswerTokenError(
+                    "prompt_answers: expected two words that are one distinct token each after the prompt (the same after "
+                    f"every prompt), found {shown}, after {self.tokenizer.convert_ids_to_tokens(prompt)[-4:]}. "
+                    "Choose other prompt_answers, or let the prompt end otherwise."
+                )
+            found = ids
+        return found[0][0], found[1][0]

@@ -1,0 +1,41 @@
+"""ReLLa where RecBole looks: its model, data set, trainer and transform by name, and its defaults in Config.
+
+RecBole finds models as modules `recbole.model.<kind>.<name>`, data sets and trainers as attributes of a module. Each
+name is added once, under our own name only; nothing that exists is replaced, but for two functions that pass everything
+on unless the model is ReLLa.
+"""
+
+import importlib
+import importlib.util
+import sys
+
+import recbole.data.dataset
+import recbole.data.transform
+import recbole.trainer
+
+from recbole_rella import config
+from recbole_rella.data.dataset import ReLLaDataset
+from recbole_rella.data.transform import PromptTransform
+from recbole_rella.model.context_aware_recommender import rella
+from recbole_rella.trainer import ReLLaTrainer
+
+
+def _transform_by_model(builtin):
+    def construct(recbole_config):
+        is_ours = hasattr(recbole_config.model_class, "properties_file")
+        return PromptTransform(recbole_config) if is_ours else builtin(recbole_config)
+
+    return construct
+
+
+def register():
+    """Make RecBole find ReLLa. Calling it twice is harmless."""
+    config.install()
+    name = "recbole.model.context_aware_recommender.rella"
+    if name in sys.modules:
+        return
+    sys.modules[name] = rella
+    importlib.import_module("recbole.model.context_aware_recommender").ReLLa = rella.ReLLa
+    recbole.data.dataset.ReLLaDataset = ReLLaDataset
+    recbole.trainer.ReLLaTrainer = ReLLaTrainer
+    recbole.data.transform.UserDefinedTransform = _transform_by_model(recbole.data.transform.UserDefinedTransform)
