@@ -194,10 +194,14 @@ _UNSUPPORTED = {
 
 
 def _unknown_key(key, recbole_keys):
-    nearest = difflib.get_close_matches(key, [*RULES, *recbole_keys], n=1, cutoff=0.8)
-    if not nearest and not key.startswith(_GROUPS):
+    group = next((group for group in _GROUPS if key.startswith(group)), None)
+    if group is not None:
+        names, cutoff = [rule for rule in RULES if rule.startswith(group)], 0.0
+    else:
+        names, cutoff = [*RULES, *recbole_keys], 0.8
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=cutoff)
+    if not nearest:
         return None
-    nearest = nearest or difflib.get_close_matches(key, RULES, n=1, cutoff=0.0)
     return f"{key}: there is no such key; the nearest valid one is {nearest[0]}"
 
 

@@ -1,0 +1,196 @@
+"""Micro-batches, resuming, and what happens when something goes wrong in the middle."""
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+from safetensors.torch import load_file
+
+from recbole_rella import files, run_recbole_rella
+from recbole_rella.trainer import ReLLaTrainer
+
+
+def make(name, settings, **more):
+    config = Config(model="ReLLa", dataset=name, config_dict={**settings, **more})
+    init_seed(config["seed"], config["reproducibility"])
+    loaders = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model("ReLLa")(config, loaders[0]._dataset)
+    return config, model, get_trainer(config["MODEL_TYPE"], "ReLLa")(config, model), loaders
+
+
+def runs():
+    return sorted(Path("saved").glob("ReLLa-*"), key=lambda run: run.stat().st_ctime_ns)
+
+
+@pytest.mark.parametrize("budget", [1, 150, 333])
+def test_micro_batches_give_the_gradient_of_the_whole_batch(budget, movies, llms):
+    name, tiny = movies
+    config, model, trainer, (train_data, *_) = make(name, tiny, llm=llms("llama"), lora_dropout=0.0, train_micro_tokens=10**6)
+    with torch.no_grad():  # B is zero at first, which would leave A without a gradient
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(0, 0.3)
+    batch = next(iter(train_data))
+    model.calculate_loss(batch).backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    whole = {n: p.grad.clone() for n, p in trained.items()}
+    model.zero_grad()
+    model._train_tokens = budget
+    parts = model.micro_batches(batch)
+    assert sum(map(len, parts)) == len(batch) and len(parts) > 1
+    for part in parts:
+        (model.calculate_loss(part) * (len(part) / len(batch))).backward()
+    assert all(grad.abs().sum() > 0 for grad in whole.values())
+    for name_, parameter in trained.items():
+        torch.testing.assert_close(parameter.grad, whole[name_], rtol=1e-4, atol=1e-6)
+
+
+def test_the_trainer_steps_like_plain_pytorch(movies, llms):
+    """RecBole's loop with our hooks = AdamW, linear schedule with warm-up and clipping, written out."""
+    name, tiny = movies
+    more = {"llm": llms("llama"), "lora_dropout": 0.0, "shuffle": False, "train_micro_tokens": 200, "learning_rate": 0.01}
+    config, model, trainer, (train_data, valid_data, _) = make(name, tiny, **more)
+    trainer.fit(train_data, valid_data, saved=False)
+    _, plain, _, (batches, *_) = make(name, tiny, **more)
+    trained = [p for p in plain.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.01, weight_decay=0.0)
+    steps, plain_losses = len(batches), []
+    warmup = int(steps * 0.1)
+    plain.train()
+    for step, batch in enumerate(batches):
+        factor = step / max(1, warmup) if step < warmup else (steps - step) / max(1, steps - warmup)
+        optimizer.param_groups[0]["lr"] = 0.01 * factor
+        optimizer.zero_grad()
+        loss = plain.calculate_loss(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        plain_losses.append(loss.item())
+    assert trainer.train_loss_dict[0] == pytest.approx(sum(plain_losses), rel=1e-5)
+    for ours, theirs in zip((p for p in model.parameters() if p.requires_grad), trained):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_only_adapters_are_trained(movies):
+    name, tiny = movies
+    _, model, trainer, (train_data, valid_data, _) = make(name, tiny)
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    trainer.fit(train_data, valid_data, saved=False)
+    changed = {n for n, p in model.named_parameters() if not torch.equal(before[n], p)}
+    assert changed == {n for n, p in model.named_parameters() if p.requires_grad} and all("lora_" in n for n in changed)
+    in_optimizer = sum(p.numel() for group in trainer.optimizer.param_groups for p in group["params"])
+    assert in_optimizer == model.parameter_counts()["trainable"]
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [1, 7, 26, 35, 60])
+def test_a_resumed_run_equals_an_uninterrupted_one(stop_after, movies, monkeypatch):
+    """Stopped in the first steps, in the middle of an epoch, in a later one, and after training."""
+    name, tiny = movies
+    tiny = {**tiny, "epochs": 2, "lora_dropout": 0.3, "checkpoint_minutes": 0, "learning_rate": 0.02}
+    expected = run_recbole_rella("ReLLa", name, config_dict=tiny)
+    steps = 0
+    after_step = ReLLaTrainer._after_step
+
+    def stopping(trainer):
+        nonlocal steps
+        after_step(trainer)
+        steps += 1
+        if steps == stop_after:
+            raise Interrupted
+
+    monkeypatch.setattr(ReLLaTrainer, "_after_step", stopping)
+    try:
+        run_recbole_rella("ReLLa", name, config_dict=tiny)
+        assert stop_after > steps
+    except Interrupted:
+        assert not (runs()[-1] / "metrics.json").exists()
+    monkeypatch.setattr(ReLLaTrainer, "_after_step", after_step)
+    whole, interrupted = runs()
+    result = run_recbole_rella("ReLLa", name, config_dict={**tiny, "resume_from": str(interrupted)})
+    assert result == expected and runs() == [whole, interrupted]
+    assert (whole / "test_predictions.csv").read_text() == (interrupted / "test_predictions.csv").read_text()
+    first, second = (json.loads((run / "metrics.json").read_text()) for run in (whole, interrupted))
+    assert first["best_epoch"] == second["best_epoch"] and first["valid"] == second["valid"]
+
+
+def test_a_nan_stops_with_the_rows_of_its_batch(movies, monkeypatch):
+    name, tiny = movies
+    _, model, trainer, (train_data, valid_data, _) = make(name, tiny)
+    loss = model.calculate_loss
+    monkeypatch.setattr(model, "calculate_loss", lambda batch: loss(batch) * float("nan"))
+    with pytest.raises(ValueError, match=r"Training loss is nan in epoch 0; the rows of this batch are \[\d+, \d+"):
+        trainer.fit(train_data, valid_data, saved=False)
+
+
+def test_a_full_disk_leaves_the_last_good_adapter(movies, monkeypatch):
+    name, tiny = movies
+    config, model, trainer, (train_data, valid_data, test_data) = make(name, tiny)
+    trainer.fit(train_data, valid_data)
+    adapter = Path(trainer.saved_model_file)
+    good = load_file(adapter / "adapter_model.safetensors")
+    scores = trainer.evaluate(test_data)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("recbole_rella.llm.backbone.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer._save_checkpoint(1)
+    left = load_file(adapter / "adapter_model.safetensors")
+    assert all(torch.equal(good[key], left[key]) for key in good)
+    assert sorted(p.name for p in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert trainer.evaluate(test_data) == scores
+
+
+def test_replacing_keeps_the_old_file_and_leaves_no_rest(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    for text in ("new", "newer"):
+        with files.replacing(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / "inner").write_text(text)
+    assert (tmp_path / "folder" / "inner").read_text() == "newer" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_early_stopping_and_zero_shot(movies, llms):
+    name, tiny = movies
+    result = run_recbole_rella("ReLLa", name, config_dict={**tiny, "llm": llms("llama"), "epochs": 0})
+    (run,) = runs()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["best_epoch"] is None and metrics["seconds"]["training"] == 0
+    assert result["best_valid_score"] == result["best_valid_result"]["auc"] > 0
+    # Zero-shot is the plain LLM.
+    weights = load_file(run / "adapter" / "adapter_model.safetensors")
+    assert all((tensor == 0).all() for key, tensor in weights.items() if "lora_B" in key)
+    table = pd.read_csv(run / "test_predictions.csv")
+    assert np.isfinite(table["score"]).all() and table["score"].between(0, 1).all()
+
+
+def test_prompts_over_the_budget_are_counted(movies, llms, caplog):
+    name, tiny = movies
+    _, _, trainer, (train_data, valid_data, _) = make(name, tiny, llm=llms("llama"), max_prompt_tokens=110)
+    with caplog.at_level("INFO"):
+        trainer.fit(train_data, valid_data, saved=False)
+    assert "prompts of training were over max_prompt_tokens" in caplog.text
+    assert "prompts of evaluation were over max_prompt_tokens" in caplog.text
