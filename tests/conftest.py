@@ -1,12 +1,16 @@
 """Small data sets and small LLMs, made in the tests; no network, no files outside the test's own folder."""
 
+import os
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from helpers import write_atomic_files, write_llm
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from helpers import write_atomic_files, write_llm  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +19,6 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["test"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
 
 
 @pytest.fixture(scope="session")
