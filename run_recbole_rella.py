@@ -8,6 +8,7 @@ Every other --key=value is a key of RecBole or of ReLLa and overrides the config
 
 import argparse
 import sys
+import warnings
 
 from recbole_rella import run_recbole_rella
 from recbole_rella.run_folder import read_config
@@ -21,6 +22,8 @@ def main(arguments=None):
     parser.add_argument("--config_files", help="YAML files, separated by spaces")
     parser.add_argument("--resume_from", help="run folder of an interrupted run")
     known, _ = parser.parse_known_args(arguments)
+    # RecBole's calls of pandas and torch that will change some day; nothing that a user could do about them.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     files = known.config_files.split() if known.config_files else []
     model, dataset = known.model, known.dataset
     if known.resume_from:

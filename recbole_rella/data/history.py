@@ -2,7 +2,7 @@
 
 Rows are numbered in the order (time, user, item), so a smaller number is an earlier row. The histories of n rows are a
 CSR array with one entry a row, not one an earlier row: `rows[start[user] : start[user + 1]]` are the rows of a user,
-oldest first, and the history of a row is the part of it before the row. Plain numpy: 30 bytes a row in all.
+oldest first, and the history of a row is the part of it before the row. Plain numpy: 26 bytes a row in all.
 """
 
 from dataclasses import dataclass

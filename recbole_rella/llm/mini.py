@@ -30,10 +30,11 @@ logger = logging.getLogger(__name__)
 
 _VERSION = 1  # part of the cache key: raise it when the same input would give another LLM
 _DOCUMENTS_A_STEP = 16
+_OTHER_TOKENS = 512
 _MAX_POSITIONS = 4096
 # Phrases between punctuation, a parenthesis and a line break each being a piece of its own; and plain words, for
 # templates in which an answer or a rating is not such a phrase.
-_PHRASES = r" ?\([^()\n]*\)|[\n:,;|()\[\]]|[^\n:,;|()\[\]]+"
+_PHRASES = r" ?\([^()\n]*\)| ?[^\s:,;|()\[\]]+(?: [^\s:,;|()\[\]]+)*|[:,;|()\[\]]|\s"
 _WORDS = r" ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s"
 
 
@@ -115,7 +116,13 @@ def _train(model, tokenizer, epoch_documents, steps_an_epoch, settings, device, 
             for ids, rows, positions in _batches(tokenizer, epoch_documents(epoch)):
                 ids, rows, positions = ids.to(device), rows.to(device), positions.to(device)
                 hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[rows, positions]
-                loss = F.cross_entropy(model.lm_head(hidden), ids[rows, positions + 1])
+                answers = ids[rows, positions + 1]
+                # What else could be said there: some other tokens, anew each step. The whole vocabulary would cost as much
+                # as the rest of the model.
+                others = torch.randint(len(model.lm_head.weight), (_OTHER_TOKENS,), device=device)
+                candidates, places = torch.unique(torch.cat([answers, others]), return_inverse=True)
+                logits = F.linear(hidden, model.lm_head.weight[candidates])
+                loss = F.cross_entropy(logits, places[: len(answers)])
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -187,7 +194,8 @@ def mini_llm(texts, epoch_documents, documents_an_epoch, key, settings, cache_fo
         )
         model = LlamaForCausalLM(config).to(device)
         steps = -(-documents_an_epoch // _DOCUMENTS_A_STEP)
-        _train(model, tokenizer, epoch_documents, steps, settings, device, show_progress)
+        if settings.epochs:
+            _train(model, tokenizer, epoch_documents, steps, settings, device, show_progress)
         with replacing(folder) as temporary:
             model.to("cpu").save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)

@@ -48,9 +48,9 @@ def _fields(values):
 class Others:
     """The behaviours of a history that are not shown, in summary.
 
-    Attributes:
-        count (int), liked (float or None), mean_rating (float or None): how many, the part of them that was liked, their
-        mean rating.
+    Args:
+        labels, ratings (callable): no arguments, return the column of the others, oldest first, or None.
+        count (int): how many they are.
     """
 
     def __init__(self, labels, ratings, count):
@@ -58,13 +58,18 @@ class Others:
 
     @cached_property
     def liked(self):
-        """Part of the others with a positive label."""
+        """Part of the others with a positive label, or None."""
         return float(self._labels().mean()) if self.count and self._labels() is not None else None
 
     @cached_property
     def mean_rating(self):
-        """Mean raw rating of the others."""
+        """Mean raw rating of the others, or None."""
         return float(self._ratings().mean()) if self.count and self._ratings() is not None else None
+
+    @cached_property
+    def latest_rating(self):
+        """Mean raw rating of the latest ten of the others, or None."""
+        return float(self._ratings()[-10:].mean()) if self.count and self._ratings() is not None else None
 
 
 @dataclass(frozen=True)

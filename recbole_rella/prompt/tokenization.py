@@ -46,11 +46,7 @@ class PromptTokenizer:
             )
         self.is_chat = chat != "never" and bool(tokenizer.chat_template)
         self._before, self._after = self._chat_frame(system) if self.is_chat else ("", "")
-        # Only the tokens that stand before a text: an end-of-text token would stand where the answer is read.
-        plain, special = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
-        self._start = [] if self.is_chat else special[: max(len(special) - len(plain), 0)]
-        if self._start + plain != special[: len(self._start) + len(plain)]:
-            self._start = []
+        self._start = [] if self.is_chat else self._tokens_before()
         self._joins_lines = tokenizer.is_fast and not any(_spans_lines(token) for token in tokenizer.get_vocab())
         if self._joins_lines:
             self._line_break, self._end = self._ids("\n"), self._ids("\nx")
@@ -58,6 +54,12 @@ class PromptTokenizer:
         if not self._joins_lines:
             self.tokenize_whole()
         self._line = lru_cache(maxsize=1 << 18)(self._tokenize_line)
+
+    def _tokens_before(self):
+        """The special tokens before a text, not those after it: an end token would stand where the answer is read."""
+        plain, special = (self.tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
+        places = range(len(special) - len(plain) + 1)
+        return next((special[:place] for place in places if special[place : place + len(plain)] == plain), [])
 
     def tokenize_whole(self):
         """Tokenize every prompt in one piece from now on."""

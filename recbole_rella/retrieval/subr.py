@@ -76,7 +76,7 @@ def retrieve(vectors, items, histories, splits, users, rows, targets, k, metric=
         tuple: row_ids of the behaviours, int32 [n, k], closest first, ties to the more recent, -1 where the history is
         shorter; their similarities, float32 [n, k], nan there.
     """
-    rows, targets = np.asarray(rows), np.asarray(targets)
+    rows, targets = np.asarray(rows, dtype=np.int64), np.asarray(targets, dtype=np.int64)
     found = np.full((len(rows), k), -1, dtype=np.int32)
     similarities = np.full((len(rows), k), np.nan, dtype=np.float32)
     # Rows of one user and split see prefixes of the same sequence: one index serves them all.

