@@ -50,7 +50,7 @@ def movies(tmp_path):
     for user in range(12):
         for place, item in enumerate(random.permutation(30)):
             likes = item % 3 == user % 3
-            rating = int(np.clip(random.normal(4.3 if likes else 2.2, 0.8), 1, 5))
+            rating = int(np.clip(random.normal(4.8 if likes else 2.2, 0.8), 1, 5))
             rows.append({"user_id": str(user), "item_id": str(100 + item), "rating": rating, "timestamp": 1_000_000_000 + place * 37 + user})
     return write_atomic_files(tmp_path / "data", "movies", rows, users, items)
 

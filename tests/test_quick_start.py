@@ -107,19 +107,6 @@ def test_the_objective_function_of_the_tuner(movies):
     assert result["model"] == "ReLLa" and result["valid_score_bigger"] and result["best_valid_score"] > 0
 
 
-def test_recboles_own_run_recbole_runs_rella(movies):
-    """Unchanged, FLOPs and all; in a process of its own, as it imports ray."""
-    name, tiny = movies
-    code = (
-        "import numpy; numpy.bool8 = numpy.bool_\n"
-        "import recbole_rella\nfrom recbole.quick_start import run_recbole\n"
-        f"print(run_recbole('ReLLa', {name!r}, config_dict={tiny!r})['test_result']['auc'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split()[-1]) == run_recbole_rella("ReLLa", name, config_dict=tiny)["test_result"]["auc"]
-
-
 def test_the_script_runs_rella_and_resumes(movies):
     name, tiny = movies
     Path("own.yaml").write_text(yaml.safe_dump(tiny))

@@ -231,5 +231,5 @@ class ReLLaDataset(Dataset):
             order = np.argsort(-rows)
             first[users[order]] = rows[order]
             df[ROW_ID] = torch.from_numpy(first[df[self.uid_field].numpy()])
-            df[RETRIEVED] = torch.full((len(df),), int(self.config["eval_history"] == "retrieved"))
+            df = self._with_kind(df, self.config["eval_history"] == "retrieved")
         return super().join(df)

@@ -76,10 +76,6 @@ class Prompter:
         self.history_size, self.order = history_size, order
         self.retriever = self.tokenizer = self.max_tokens = None
 
-    def __deepcopy__(self, memo):
-        """Shared by copies of a model (RecBole copies one to count FLOPs): nothing here changes while it is used."""
-        return self
-
     def _behaviour(self, row):
         rows = self.rows
         return Behaviour(

@@ -8,7 +8,7 @@ from recbole.data import create_dataset, data_preparation
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from recbole_rella.data.history import TEST
+from recbole_rella.data.history import TEST, VALID
 from recbole_rella.llm import mini
 
 
@@ -31,8 +31,9 @@ def test_it_answers_the_prompts_question_straight_from_pretraining(movies):
     """Likes follow the genre; after a little pretraining the plain checkpoint ranks held-out rows by it."""
     name, tiny = movies
     item = "{{ item.movie_title }} ({{ item['class'] | lower }})"
-    dataset = build(name, tiny, prompt_item=item, mini_hidden_size=32, mini_epochs=120, mini_history_size=12, history_size=10)
-    rows, margin, logits = scores(dataset)
+    dataset = build(name, tiny, prompt_item=item, mini_hidden_size=32, mini_epochs=120, mini_learning_rate=0.01, mini_history_size=12, history_size=10)
+    (valid, test), (of_valid, of_test), (logits, _) = zip(scores(dataset, VALID), scores(dataset, TEST))
+    rows, margin = np.concatenate([valid, test]), np.concatenate([of_valid, of_test])
     assert roc_auc_score(dataset.rows.label[rows], margin) > 0.75
     yes, no = dataset.answer_ids
     assert np.mean([torch.softmax(l, -1)[[yes, no]].sum().item() for l in logits]) > 0.9  # and says nothing else
@@ -105,7 +106,7 @@ def test_other_wordings(layout, movies, tmp_path):
     """Ratings alone, dashes, answers first: the marked spans are what is learned, wherever they stand."""
     name, tiny = movies
     (tmp_path / "own.jinja").write_text(layout)
-    dataset = build(name, tiny, prompt_template=str(tmp_path / "own.jinja"), mini_epochs=40, mini_hidden_size=32, mini_history_size=12)
+    dataset = build(name, tiny, prompt_template=str(tmp_path / "own.jinja"), mini_epochs=60, mini_learning_rate=0.01, mini_history_size=12)
     _, margin, logits = scores(dataset)
     yes, no = dataset.answer_ids
     assert np.mean([torch.softmax(l, -1)[[yes, no]].sum().item() for l in logits]) > 0.6

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import InputType, ModelType
 
-from recbole_rella.data.transform import PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, RETRIEVED, ROW_ID, prompts
+from recbole_rella.data.transform import PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, ROW_ID, prompts
 from recbole_rella.llm.backbone import add_lora, load_adapter, save_adapter
 from recbole_rella.llm.scoring import answer_logits, batches_by_tokens, p_yes
 
@@ -37,7 +37,6 @@ class ReLLa(AbstractRecommender):
         self.LABEL, self.ITEM_ID = config["LABEL_FIELD"], config["ITEM_ID_FIELD"]
         self.device = config["device"]
         self.prompter, self.answer_ids = dataset.prompter, dataset.answer_ids
-        self._retrieved_at_eval = config["eval_history"] == "retrieved"
         self._train_tokens, self._eval_tokens = config["train_micro_tokens"], config["eval_micro_tokens"]
         self._llm_name = dataset.backbone.path
         self.llm = add_lora(
@@ -51,8 +50,6 @@ class ReLLa(AbstractRecommender):
 
     def _with_prompts(self, interaction):
         """The interaction with the prompts of its rows; those that RecBole's sampling made stale or left out are new."""
-        if RETRIEVED not in interaction:
-            interaction[RETRIEVED] = torch.full((len(interaction),), int(self._retrieved_at_eval))
         fresh = PROMPT_ITEM in interaction and bool((interaction[PROMPT_ITEM] == interaction[self.ITEM_ID]).all())
         if not fresh:
             interaction.update(prompts(self.prompter, interaction, self.ITEM_ID).to(self.device))
