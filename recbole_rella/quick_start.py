@@ -3,7 +3,6 @@
 RecBole's own quick_start imports ray; here nothing does.
 """
 
-import logging
 import sys
 import time
 from contextlib import contextmanager
@@ -27,8 +26,46 @@ def _load(config):
     return dataset, loaders, model
 
 
+def _run(config, saved, verbose):
+    """Train and test; returns RecBole's result dictionary. A run folder of ReLLa is completed, if saved."""
+    started = time.monotonic()
+    logger = getLogger()
+    dataset, loaders, model = _load(config)
+    train_data, valid_data, test_data = loaders
+    logger.info(model)
+    prepared = time.monotonic()
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    show_progress = verbose and config["show_progress"]
+    best_valid_score, best_valid_result = trainer.fit(
+        train_data, valid_data, verbose=verbose, saved=saved, show_progress=show_progress
+    )
+    tuned = time.monotonic()
+    test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
+    ended = time.monotonic()
+    result = {
+        "best_valid_score": best_valid_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_valid_result,
+        "test_result": test_result,
+    }
+    if saved and hasattr(trainer, "run_folder"):
+        seconds = {
+            "preparation": prepared - started,
+            "training": trainer.train_seconds,
+            "training_and_validation": tuned - prepared,
+            "test": ended - tuned,
+            "total": ended - started,
+        }
+        rows = {name: len(loader._dataset) for name, loader in zip(("train", "valid", "test"), loaders)}
+        if len(trainer.predictions["row_id"]):
+            write_predictions(trainer.run_folder, dataset, trainer.predictions)
+        write_metrics(trainer.run_folder, config, trainer, model, dataset, result, rows, seconds)
+        logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
+    return result
+
+
 def run_recbole_rella(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True):
-    """Train and test a model, as RecBole's ``run_recbole`` does.
+    """Train and test a model, as RecBole's ``run_recbole`` does (but for its count of FLOPs, which copies the model).
 
     Args:
         model (str, optional): ReLLa, or the name of a built-in model; may stand in the configuration instead.
@@ -44,46 +81,15 @@ def run_recbole_rella(model=None, dataset=None, config_file_list=None, config_di
         ConfigError: keys of ours that do not exist or are out of range, before anything loads.
         ValueError: data, templates, encoders or LLMs that cannot be used.
     """
-    started = time.monotonic()
     config = Config(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
     init_logger(config)
     logger = getLogger()
     logger.info(sys.argv)
     logger.info(config)
-    dataset, (train_data, valid_data, test_data), model = _load(config)
-    logger.info(model)
-    prepared = time.monotonic()
-
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    show_progress = config["show_progress"]
-    best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=show_progress)
-    tuned = time.monotonic()
-    test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
-    ended = time.monotonic()
-
+    result = _run(config, saved, verbose=True)
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
-    logger.info(set_color("best valid ", "yellow") + f": {best_valid_result}")
-    logger.info(set_color("test result", "yellow") + f": {test_result}")
-    result = {
-        "best_valid_score": best_valid_score,
-        "valid_score_bigger": config["valid_metric_bigger"],
-        "best_valid_result": best_valid_result,
-        "test_result": test_result,
-    }
-    if saved and hasattr(trainer, "run_folder"):
-        seconds = {
-            "preparation": prepared - started,
-            "training": trainer.train_seconds,
-            "training_and_validation": tuned - prepared,
-            "test": ended - tuned,
-            "total": ended - started,
-        }
-        loaders = {"train": train_data, "valid": valid_data, "test": test_data}
-        rows = {name: len(loader._dataset) for name, loader in loaders.items()}
-        if len(trainer.predictions["row_id"]):
-            write_predictions(trainer.run_folder, dataset, trainer.predictions)
-        write_metrics(trainer.run_folder, config, trainer, model, dataset, result, rows, seconds)
-        logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
+    logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
+    logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
     return result
 
 
@@ -100,18 +106,7 @@ def objective_function(config_dict=None, config_file_list=None, saved=True):
     """
     config = Config(config_dict=config_dict, config_file_list=config_file_list)
     init_logger(config)
-    logging.basicConfig(level=logging.ERROR)
-    _, (train_data, valid_data, test_data), model = _load(config)
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    best_valid_score, best_valid_result = trainer.fit(train_data, valid_data, verbose=False, saved=saved)
-    test_result = trainer.evaluate(test_data, load_best_model=saved)
-    return {
-        "model": config["model"],
-        "best_valid_score": best_valid_score,
-        "valid_score_bigger": config["valid_metric_bigger"],
-        "best_valid_result": best_valid_result,
-        "test_result": test_result,
-    }
+    return {"model": config["model"], **_run(config, saved, verbose=False)}
 
 
 @contextmanager

@@ -89,9 +89,13 @@ def _documents_tokenizer(tokenizer):
 
 
 def _batches(tokenizer, documents):
-    """Token ids [n, longest], and the places [m] of the tokens that are predicted (row, position before the token)."""
-    for begin in range(0, len(documents), _DOCUMENTS_A_STEP):
-        texts, spans = zip(*documents[begin : begin + _DOCUMENTS_A_STEP])
+    """Token ids [n, longest], and the places [m] of the tokens that are predicted (row, position before the token).
+
+    Documents of similar length share a batch, which leaves little padding; the batches come in random order.
+    """
+    documents = sorted(documents, key=lambda document: len(document[0]))
+    for batch in torch.randperm(-(-len(documents) // _DOCUMENTS_A_STEP)).tolist():
+        texts, spans = zip(*documents[batch * _DOCUMENTS_A_STEP : (batch + 1) * _DOCUMENTS_A_STEP])
         encoded = tokenizer.with_spans(list(texts), spans)
         ids = torch.zeros(len(encoded), max(len(i) for i, _ in encoded), dtype=torch.long)
         for row, (i, _) in zip(ids, encoded):
