@@ -1,6 +1,7 @@
 """Our part of RecBole's Config: defaults from properties/, and the check of our keys before anything loads."""
 
 import logging
+from functools import lru_cache
 from pathlib import Path
 
 import recbole.config.configurator as configurator
@@ -33,10 +34,11 @@ def template_file(name):
     return properties_folder() / "prompt" / f"{name}.jinja" if name in SHIPPED_TEMPLATES else Path(name).expanduser()
 
 
-def _recbole_keys(known):
-    """Keys that RecBole knows: its argument lists and all its property files (other models' hyper-parameters too, so
-    that one configuration file may serve several models)."""
-    keys = set(_SCRIPT_KEYS).union(*known.values())
+@lru_cache
+def _property_file_keys():
+    """Keys of all of RecBole's property files: other models' hyper-parameters too, so that one configuration file may
+    serve several models."""
+    keys = set()
     for path in (Path(configurator.__file__).parents[1] / "properties").glob("**/*.yaml"):
         if not path.name.endswith("url.yaml"):
             keys.update(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
@@ -57,12 +59,12 @@ def install():
         load_builtin(self, model, model_class, dataset)
         if not hasattr(model_class, "properties_file"):
             return
-        known = {**self.parameters, "internal": list(self.internal_config_dict)}
+        known = _SCRIPT_KEYS | _property_file_keys() | set(self.internal_config_dict).union(*self.parameters.values())
         for path in (f"model/{model_class.properties_file}", f"dataset/{Path(str(dataset)).name}.yaml"):
             if (properties_folder() / path).is_file():
                 self._update_internal_config_dict(properties_folder() / path)
         settings = {**self.internal_config_dict, **self.external_config_dict}
-        strangers = check(settings, self.external_config_dict, _recbole_keys(known))
+        strangers = check(settings, self.external_config_dict, known)
         if strangers:
             logger.warning("Neither RecBole nor ReLLa knows these keys, and nothing will read them: %s", strangers)
         # RecBole compares these when it reloads a data set that it saved.

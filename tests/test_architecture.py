@@ -85,3 +85,10 @@ def test_the_wheel_holds_the_properties(tmp_path):
               for p in (root / "properties").rglob("*") if p.is_file() and p.suffix in (".yaml", ".jinja")}  # fmt: skip
     assert wanted and wanted <= names
     assert {f"recbole_rella/{room(path)}" for path in MODULES} <= names
+
+
+def test_the_installed_package_finds_its_properties(tmp_path):
+    """From another folder, where the checkout is not on the path: installed from a wheel the files lie elsewhere."""
+    code = "import recbole_rella; from recbole.config import Config; print(Config('ReLLa', 'ml-100k')['prompt_noun'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.split()[-1] == "movie", done.stderr

@@ -143,7 +143,7 @@ def item_vectors(sentences, encoder, pca_dim, metric, cache_folder):
 
     def encode():
         distinct, place = np.unique(np.array(sentences, dtype=object).astype(str), return_inverse=True)
-        logger.info("Encoding the sentences of %d items (%s).", len(sentences), encoder.identity)
+        logger.info("Encoding %d different item sentences (%s).", len(distinct), encoder.identity)
         vectors = encoder.encode(list(distinct))
         vectors = _reduce(vectors[place], pca_dim)
         if not np.isfinite(vectors).all():

@@ -148,6 +148,22 @@ def test_ranking_metrics_over_sampled_and_full_candidates(movies):
         assert set(result["test_result"]) == {"recall@5", "ndcg@5"} and 0 < result["test_result"]["recall@5"] <= 1
 
 
+def test_training_with_sampled_negatives(movies, llms):
+    """No labels at all: RecBole draws negatives in training too, and ranks candidates."""
+    name, tiny = movies
+    settings = {key: value for key, value in tiny.items() if key != "threshold"}
+    settings |= {
+        "llm": llms("llama"), "metrics": ["NDCG"], "topk": [5], "valid_metric": "NDCG@5",
+        "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1},
+        "eval_args": {"split": {"RS": [8, 1, 1]}, "order": "TO", "group_by": "user", "mode": "uni9"},
+    }  # fmt: skip
+    settings["min_history"] = 15
+    dataset, (train_data, *_) = build(name, settings)
+    batch = next(iter(train_data))
+    assert set(batch["label"].tolist()) == {0, 1} and len(set(zip(batch[ROW_ID].tolist(), batch["item_id"].tolist()))) > 8
+    assert run_recbole_rella("ReLLa", name, config_dict=settings)["test_result"]["ndcg@5"] >= 0
+
+
 def test_candidates_are_scored_with_their_own_prompts(movies, llms):
     from recbole.data.interaction import Interaction
     from recbole.utils import get_model

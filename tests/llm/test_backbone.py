@@ -112,6 +112,11 @@ def test_dtype(llms):
     assert all(p.dtype == torch.float32 for p in lora)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_implementation_is_passed_through(attention, llms):
+    assert Backbone(llms("llama"), "cpu", attn_implementation=attention).model.config._attn_implementation == attention
+
+
 def test_identity_is_the_weights(tmp_path):
     first, second = (write_llm(tmp_path / name, "llama") for name in ("one", "two"))
     one, two = Backbone(first, "cpu").identity, Backbone(second, "cpu").identity
