@@ -18,8 +18,9 @@ COMMANDS = [
     line.split(SCRIPT, 1)[1].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if SCRIPT in line
 ]
 SMALL = [
-    "--mini_hidden_size=16", "--mini_num_layers=1", "--mini_num_heads=2", "--mini_epochs=1", "--mini_vocab_size=400",
+    "--mini_hidden_size=16", "--mini_num_layers=1", "--mini_num_heads=2", "--mini_epochs=0", "--mini_vocab_size=400",
     "--train_shots=16", "--epochs=1", "--show_progress=False", "--retrieval_pca_dim=16",
+    "--eval_args={'split': {'RS': [0.98, 0.01, 0.01]}, 'order': 'TO', 'group_by': None, 'mode': 'labeled'}",
 ]  # fmt: skip
 
 
@@ -49,7 +50,5 @@ def test_command(command, llms):
     assert re.search(r"test result.*'auc'", done.stderr), done.stderr[-3000:]
     if "--model=ReLLa" in command:
         (folder,) = Path("saved").glob("ReLLa-*")
-        assert len(pd.read_csv(folder / "test_predictions.csv")) == 9528
-        done = run(f"--resume_from={folder}")
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert len(pd.read_csv(folder / "test_predictions.csv")) == 952
         assert yaml.safe_load((folder / "config.yaml").read_text())["dataset"] == "ml-100k"

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from helpers import write_atomic_files
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from recbole_rella.data.history import TEST, VALID
+from recbole_rella.data.history import TEST
 from recbole_rella.llm import mini
 
 
@@ -27,16 +28,23 @@ def scores(dataset, split=TEST):
     return rows, np.array([(l[yes] - l[no]).item() for l in logits]), logits
 
 
-def test_it_answers_the_prompts_question_straight_from_pretraining(movies):
-    """Likes follow the genre; after a little pretraining the plain checkpoint ranks held-out rows by it."""
-    name, tiny = movies
-    item = "{{ item.movie_title }} ({{ item['class'] | lower }})"
-    dataset = build(name, tiny, prompt_item=item, mini_hidden_size=32, mini_epochs=120, mini_learning_rate=0.01, mini_history_size=12, history_size=10)
-    (valid, test), (of_valid, of_test), (logits, _) = zip(scores(dataset, VALID), scores(dataset, TEST))
-    rows, margin = np.concatenate([valid, test]), np.concatenate([of_valid, of_test])
-    assert roc_auc_score(dataset.rows.label[rows], margin) > 0.75
+@pytest.mark.parametrize("seed", [2020, 1])
+def test_it_answers_the_prompts_question_straight_from_pretraining(seed, tmp_path):
+    """Every second film is liked by nine of ten; the plain checkpoint ranks held-out rows by it, and says nothing else."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for user in range(30):
+        for place, item in enumerate(random.permutation(40)[:20]):
+            liked = (random.random() < 0.9) == (item % 2 == 0)
+            rows.append({"user_id": str(user), "item_id": str(item), "rating": 5 if liked else 1, "timestamp": place * 100 + user})
+    items = [{"item_id": str(i), "movie_title": f"Film {i}", "release_year": "1990", "class": "Drama"} for i in range(40)]
+    users = [{"user_id": str(u), "age": str(20 + u)} for u in range(30)]
+    name, tiny = write_atomic_files(tmp_path / "data", "films", rows, users, items)
+    dataset = build(name, tiny, seed=seed, mini_hidden_size=32, mini_epochs=30, mini_learning_rate=0.01, mini_history_size=8)
+    held_out, margin, logits = scores(dataset)
+    assert len(held_out) > 40 and roc_auc_score(dataset.rows.label[held_out], margin) > 0.8
     yes, no = dataset.answer_ids
-    assert np.mean([torch.softmax(l, -1)[[yes, no]].sum().item() for l in logits]) > 0.9  # and says nothing else
+    assert np.mean([torch.softmax(l, -1)[[yes, no]].sum().item() for l in logits]) > 0.9
 
 
 def test_it_is_an_ordinary_checkpoint_folder(movies):
