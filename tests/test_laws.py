@@ -23,6 +23,7 @@ from recbole_rella.data.transform import RETRIEVED, ROW_ID, pad
 from recbole_rella.llm.scoring import p_yes
 from recbole_rella.retrieval.subr import retrieve, similarity
 from recbole_rella.settings import ConfigError
+from recbole_rella.trainer import ReLLaTrainer
 
 
 def build(name, settings, **more):
@@ -109,15 +110,28 @@ def test_law_1_nothing_fitted_sees_held_out_labels(movies):
     assert third.backbone.path == first.backbone.path
 
 
-def test_law_1_best_epoch_by_validation(movies):
+def test_law_1_best_epoch_by_validation(movies, monkeypatch):
+    """Validation says that the first of three epochs was the best: its adapter is what is tested, and nothing else is."""
     name, tiny = movies
-    result = run_recbole_rella("ReLLa", name, config_dict={**tiny, "epochs": 3, "learning_rate": 0.05, "stopping_step": 5})
+    valid, parts = iter([0.9, 0.5, 0.4]), []
+
+    def validate(trainer, data, show_progress=False):
+        parts.append(data)
+        score = next(valid)
+        return score, {"auc": score}
+
+    monkeypatch.setattr(ReLLaTrainer, "_valid_epoch", validate)
+    result = run_recbole_rella("ReLLa", name, config_dict={**tiny, "epochs": 3, "learning_rate": 0.1, "stopping_step": 5})
     (run,) = Path("saved").glob("ReLLa-*")
     metrics = json.loads((run / "metrics.json").read_text())
-    _, model, _, _, valid_data, _ = load_data_and_model(run)
-    trainer = get_trainer(None, "ReLLa")(Config("ReLLa", name, config_dict=tiny), model)
-    assert trainer.evaluate(valid_data, load_best_model=False) == result["best_valid_result"]
-    assert metrics["valid"]["auc"] == result["best_valid_score"]
+    assert metrics["best_epoch"] == 0 and result["best_valid_score"] == metrics["valid"]["auc"] == 0.9
+    validated = np.unique(np.concatenate([part._dataset.inter_feat[ROW_ID].numpy() for part in parts]))
+    predictions = pd.read_csv(run / "test_predictions.csv")
+    assert len(parts) == 3 and not set(validated) & set(predictions["row_id"])
+    config, model, _, _, _, test_data = load_data_and_model(run)
+    trainer = get_trainer(config["MODEL_TYPE"], "ReLLa")(config, model)
+    trainer.evaluate(test_data, load_best_model=False)
+    np.testing.assert_array_equal(trainer.predictions["score"], predictions["score"].to_numpy(np.float32))
 
 
 def test_law_2_same_rows_for_every_setting(movies, llms):
@@ -272,12 +286,12 @@ def test_law_8_all_errors_of_the_configuration_at_once(movies):
 def test_law_9_same_seed_same_scores(movies):
     name, tiny = movies
     scores = []
-    for seed in (1, 1, 2):
-        # The second run finds the embedded LLM in the cache, which must not change anything.
-        run_recbole_rella("ReLLa", name, config_dict={**tiny, "seed": seed, "cache_dir": f"cache-{seed}"})
+    # The second run finds the embedded LLM in the cache, the third makes it again: neither may change anything.
+    for seed, cache in ((1, "a"), (1, "a"), (1, "b"), (2, "a")):
+        run_recbole_rella("ReLLa", name, config_dict={**tiny, "seed": seed, "cache_dir": cache})
     for run in sorted(Path("saved").glob("ReLLa-*"), key=lambda p: (p / "metrics.json").stat().st_mtime_ns):
         scores.append(pd.read_csv(run / "test_predictions.csv", dtype=str))
-    assert scores[0].equals(scores[1]) and not scores[0]["score"].equals(scores[2]["score"])
+    assert scores[0].equals(scores[1]) and scores[0].equals(scores[2]) and not scores[0]["score"].equals(scores[3]["score"])
 
 
 def test_tiny_configuration_is_valid():
