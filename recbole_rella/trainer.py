@@ -46,7 +46,7 @@ class ReLLaTrainer(Trainer):
         self.train_seconds = 0.0
         self._saves = False
         self._resumed = None
-        self._bar = None
+        self._epoch = {"order": torch.empty(0)}
         self._dropped = 0
 
     def _build_optimizer(self, **kwargs):
@@ -77,30 +77,30 @@ class ReLLaTrainer(Trainer):
         return result
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        resumed, self._resumed = self._resumed, None
-        if resumed is None:
-            self._epoch = {"epoch": epoch_idx, "order": train_data.generator.get_state(), "loss": 0.0, "done": 0}
-            self._last_save = time.monotonic()
-            if self._saves:
-                self._save_state(epoch_idx, 0, 0.0)
-        else:
+        """RecBole's epoch over our progress bar; an epoch that was interrupted goes on behind its last saved step."""
+        resumed, self._resumed = self._resumed or {}, None
+        if resumed:
             train_data.generator.set_state(resumed["order"])
-            self._epoch = {"epoch": epoch_idx, "order": resumed["order"], "loss": resumed["loss"], "done": 0}
-            self._last_save = time.monotonic()
-        skip = resumed["done"] if resumed else 0
-        earlier_loss = self._epoch["loss"]
-        self._tokens, self._dropped, begin = 0, 0, time.monotonic()
-        batches = _Skipping(train_data, skip, lambda: self._restore_random(resumed["random"]) if resumed else None)
-        self._epoch["done"] = skip
+        self._epoch = {
+            "epoch": epoch_idx,
+            "order": train_data.generator.get_state(),
+            "loss": resumed.get("loss", 0.0),
+            "done": resumed.get("done", 0),
+        }
+        loss_before, done_before = self._epoch["loss"], self._epoch["done"]
+        self._begin = self._last_save = time.monotonic()
+        self._tokens = self._dropped = 0
+        if self._saves and not resumed:
+            self._save_state(epoch_idx, 0, 0.0)
+        rest = _Skipping(train_data, done_before, lambda: resumed and self._restore_random(resumed["random"]))
         self._bar = tqdm(
-            batches, total=len(train_data), initial=skip, ncols=110, disable=not show_progress,
+            rest, total=len(train_data), initial=done_before, ncols=110, disable=not show_progress,
             desc=set_color(f"Train {epoch_idx:>5}", "pink"),
         )  # fmt: skip
-        self._begin = begin
         loss = super()._train_epoch(self._bar, epoch_idx, loss_func or self._accumulate, show_progress=False)
-        self.train_seconds += time.monotonic() - begin
+        self.train_seconds += time.monotonic() - self._begin
         self._log_dropped("training")
-        return earlier_loss + (loss or 0.0)
+        return loss_before + (loss or 0.0)
 
     def _accumulate(self, interaction):
         """Gradients of a batch, one micro-batch at a time; their sum is that of the whole batch's mean loss.
@@ -165,7 +165,7 @@ class ReLLaTrainer(Trainer):
             "epoch": epoch,
             "done": done,
             "loss": loss,
-            "order": self._epoch["order"] if hasattr(self, "_epoch") else torch.empty(0),
+            "order": self._epoch["order"],
             "trainable": trainable,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
