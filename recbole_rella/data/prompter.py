@@ -86,10 +86,11 @@ class Prompter:
         )
 
     def _others(self, history, shown):
-        def values(column):
-            return lambda: None if column is None else column[history[~np.isin(history, shown)]]
+        def columns():
+            rest = history[~np.isin(history, shown)]
+            return [column if column is None else column[rest] for column in (self.rows.label, self.rows.rating)]
 
-        return Others(values(self.rows.label), values(self.rows.rating), len(history) - len(shown))
+        return Others(len(history) - len(shown), columns)
 
     def _parts(self, row, target, shown):
         behaviours = [self._behaviour(behaviour) for behaviour in shown]

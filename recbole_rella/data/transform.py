@@ -4,17 +4,11 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_rella.llm.scoring import pad
+
 # Fields of an Interaction that ours adds. RETRIEVED: whether the prompt shows retrieved behaviours or recent ones.
 ROW_ID, RETRIEVED = "row_id", "retrieved"
 PROMPT_IDS, PROMPT_LENGTH, PROMPT_ITEM, PROMPT_DROPPED = "prompt_ids", "prompt_length", "prompt_item", "prompt_dropped"
-
-
-def pad(sequences):
-    """Right-pad token ids with 0; int64 [n, longest]. Causal attention never reads what follows the answer position."""
-    ids = np.zeros((len(sequences), max(map(len, sequences), default=0)), dtype=np.int64)
-    for row, sequence in zip(ids, sequences):
-        row[: len(sequence)] = sequence
-    return torch.from_numpy(ids)
 
 
 class PromptTransform:

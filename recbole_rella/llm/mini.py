@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recbole_rella.files import fingerprint, replacing
+from recbole_rella.llm.scoring import pad
 from recbole_rella.prompt.tokenization import PromptTokenizer
 
 logger = logging.getLogger(__name__)
@@ -84,10 +85,6 @@ def _spans_are_tokens(tokenizer, documents):
     return True
 
 
-def _documents_tokenizer(tokenizer):
-    return PromptTokenizer(tokenizer, "never", "", ("", ""))
-
-
 def _batches(tokenizer, documents):
     """Token ids [n, longest], and the places [m] of the tokens that are predicted (row, position before the token).
 
@@ -97,12 +94,9 @@ def _batches(tokenizer, documents):
     for batch in torch.randperm(-(-len(documents) // _DOCUMENTS_A_STEP)).tolist():
         texts, spans = zip(*documents[batch * _DOCUMENTS_A_STEP : (batch + 1) * _DOCUMENTS_A_STEP])
         encoded = tokenizer.with_spans(list(texts), spans)
-        ids = torch.zeros(len(encoded), max(len(i) for i, _ in encoded), dtype=torch.long)
-        for row, (i, _) in zip(ids, encoded):
-            row[: len(i)] = torch.tensor(i)
         rows = torch.tensor([row for row, (_, positions) in enumerate(encoded) for _ in positions])
         positions = torch.tensor([position for _, positions in encoded for position in positions])
-        yield ids, rows, positions - 1
+        yield pad([ids for ids, _ in encoded]), rows, positions - 1
 
 
 def _train(model, tokenizer, epoch_documents, steps_an_epoch, settings, device, show_progress):
@@ -112,7 +106,7 @@ def _train(model, tokenizer, epoch_documents, steps_an_epoch, settings, device, 
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
     total = steps_an_epoch * settings.epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=total, pct_start=0.1)
-    tokenizer = _documents_tokenizer(tokenizer)
+    tokenizer = PromptTokenizer(tokenizer, "never", system="", answers=())
     model.train()
     with tqdm(total=total, desc="Pretraining mini", disable=not show_progress, ncols=100) as bar:
         for epoch in range(settings.epochs):

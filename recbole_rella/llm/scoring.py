@@ -11,6 +11,21 @@ import torch
 import torch.nn.functional as F
 
 
+def pad(sequences):
+    """Right-pad token ids with 0.
+
+    Args:
+        sequences (list of list of int): n sequences.
+
+    Returns:
+        torch.Tensor: int64 [n, longest].
+    """
+    ids = np.zeros((len(sequences), max(map(len, sequences), default=0)), dtype=np.int64)
+    for row, sequence in zip(ids, sequences):
+        row[: len(sequence)] = sequence
+    return torch.from_numpy(ids)
+
+
 def batches_by_tokens(lengths, budget):
     """Cut prompts into batches of similar length, longest first.
 

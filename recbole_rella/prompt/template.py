@@ -46,35 +46,42 @@ def _fields(values):
 
 
 class Others:
-    """The behaviours of a history that are not shown, in summary.
+    """The behaviours of a history that are not shown, in summary; worked out where a template asks for it.
 
     Args:
-        labels, ratings (callable): no arguments, return the column of the others, oldest first, or None.
         count (int): how many they are.
+        columns (callable): no arguments, returns their labels and ratings, oldest first (numpy arrays or None).
     """
 
-    def __init__(self, labels, ratings, count):
-        self._labels, self._ratings, self.count = labels, ratings, count
+    def __init__(self, count, columns):
+        self.count, self._make = count, columns
+
+    @cached_property
+    def _columns(self):
+        return self._make() if self.count else (None, None)
 
     @cached_property
     def liked(self):
         """Part of the others with a positive label, or None."""
-        return float(self._labels().mean()) if self.count and self._labels() is not None else None
+        labels, _ = self._columns
+        return None if labels is None else float(labels.mean())
 
     @cached_property
     def mean_rating(self):
         """Mean raw rating of the others, or None."""
-        return float(self._ratings().mean()) if self.count and self._ratings() is not None else None
+        _, ratings = self._columns
+        return None if ratings is None else float(ratings.mean())
 
     @cached_property
     def latest_rating(self):
         """Mean raw rating of the latest ten of the others, or None."""
-        return float(self._ratings()[-10:].mean()) if self.count and self._ratings() is not None else None
+        _, ratings = self._columns
+        return None if ratings is None else float(ratings[-10:].mean())
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A shown behaviour, as the Prompter hands it over: item id, raw rating or None, label or None, date in days."""
+    """A shown behaviour, as the Prompter hands it over: item id, raw rating or None, label or None, raw time."""
 
     item: int
     rating: float | None

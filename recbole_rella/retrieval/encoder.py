@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from recbole_rella.files import cached_array, fingerprint, folder_fingerprint
-from recbole_rella.llm.scoring import batches_by_tokens
+from recbole_rella.llm.scoring import batches_by_tokens, pad
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +91,8 @@ class HiddenStateEncoder:
         vectors = np.empty((len(ids), model.config.get_text_config().hidden_size), dtype=np.float32)
         lengths = np.array([len(i) for i in ids])
         for batch in batches_by_tokens(lengths, self._micro_tokens):
-            padded = torch.zeros(len(batch), int(lengths[batch].max()), dtype=torch.long)
-            mask = torch.zeros_like(padded)
-            for row, place in enumerate(batch):
-                padded[row, : lengths[place]] = torch.tensor(ids[place])
-                mask[row, : lengths[place]] = 1
-            padded, mask = padded.to(model.device), mask.to(model.device)
+            padded = pad([ids[place] for place in batch]).to(model.device)
+            mask = pad([[1] * lengths[place] for place in batch]).to(model.device)
             states = model.base_model(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state.float()
             if self._pooling == "last":
                 pooled = states[torch.arange(len(batch)), mask.sum(dim=1) - 1]

@@ -30,7 +30,7 @@ def template(**more):
 
 
 def others(count=0, ratings=None):
-    return Others(lambda: ratings, lambda: ratings, count)
+    return Others(count, lambda: (ratings, ratings))
 
 
 SHOWN = [Behaviour(1, 5.0, 1, 10), Behaviour(2, 2.5, 0, 20)]
