@@ -5,6 +5,7 @@ is imported. tests/test_compat.py fails as soon as RecBole no longer needs one o
 """
 
 import functools
+import sys
 import types
 
 import numpy as np
@@ -50,3 +51,22 @@ def apply():
     _numpy_aliases()
     _dok_matrix_update()
     _trusted_checkpoints()
+
+
+def _bool8():
+    if not hasattr(np, "bool8"):
+        np.bool8 = np.bool_
+
+
+def ray_environment():
+    """numpy 2.0 dropped ``bool8``, which ray 2.6 reads when its tuner is imported: here, and in each of its processes.
+
+    Returns:
+        dict: the runtime_env of ``ray.init``.
+    """
+    _bool8()
+    import ray.cloudpickle
+
+    # By value: by its name, every process of Ray's would import this package, and torch, before it is ready for work.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return {"worker_process_setup_hook": _bool8}

@@ -12,9 +12,10 @@ from recbole_rella.settings import SHIPPED_TEMPLATES, check
 logger = logging.getLogger(__name__)
 
 # Keys of RecBole's scripts and of its multi-process start, which its property files do not list.
-_SCRIPT_KEYS = {
+SCRIPT_KEYS = {
     "model", "dataset", "config_files", "config_file_list", "params_file", "output_file", "display_file", "max_evals",
     "algo", "tool", "nproc", "world_size", "ip", "port", "offset", "group_offset", "local_rank", "valid_metric_bigger",
+    "seeds", "sweep", "train_shots_for", "output_folder", "explain", "score", "bad_lines", "concurrency", "early_stop",
     "single_spec", "device", "neg_sampling", "training_neg_sample_num", "discretization", "entity_kg_num_interval",
     "relation_kg_num_interval",
 }  # fmt: skip
@@ -45,24 +46,33 @@ def _property_file_keys():
     return keys
 
 
+def _for_this_model(settings, model):
+    """The given settings, where a key `DIN.epochs` stands for epochs of the model DIN and of no other."""
+    own = {key.split(".", 1)[1]: value for key, value in settings.items() if key.startswith(f"{model}.")}
+    return {**{key: value for key, value in settings.items() if "." not in key}, **own}
+
+
 def install():
     """Make RecBole's Config carry our defaults for a model whose class names a property file of ours.
 
     The defaults go where RecBole puts those of a built-in model: under configuration files, dictionaries and the
-    command line. For every other model nothing changes.
+    command line. For every other model nothing changes, but that keys of the form model.key are understood.
     """
     load_builtin = configurator.Config._load_internal_config_dict
     if getattr(load_builtin, "serves_rella", False):
         return
 
     def load(self, model, model_class, dataset):
+        self.given_config_dict = self.external_config_dict
+        self.external_config_dict = _for_this_model(self.given_config_dict, model)
         load_builtin(self, model, model_class, dataset)
         if not hasattr(model_class, "properties_file"):
             return
-        known = _SCRIPT_KEYS | _property_file_keys() | set(self.internal_config_dict).union(*self.parameters.values())
+        self.rella_defaults = {}
+        known = SCRIPT_KEYS | _property_file_keys() | set(self.internal_config_dict).union(*self.parameters.values())
         for path in (f"model/{model_class.properties_file}", f"dataset/{Path(str(dataset)).name}.yaml"):
             if (properties_folder() / path).is_file():
-                self._update_internal_config_dict(properties_folder() / path)
+                self.rella_defaults.update(self._update_internal_config_dict(properties_folder() / path) or {})
         settings = {**self.internal_config_dict, **self.external_config_dict}
         strangers = check(settings, self.external_config_dict, known)
         if strangers:

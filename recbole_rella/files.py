@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
@@ -73,27 +74,45 @@ def folder_fingerprint(folder):
     return digest.hexdigest()
 
 
-def cached_array(path, make):
-    """The array stored at `path`, or what `make()` returns, stored there.
-
-    The file is a numpy archive, whose checksums are verified on reading; one that does not read well is
-    made again.
-
-    Args:
-        path (pathlib.Path): ends in ``.npz``; its name must hold a `fingerprint` of all that the array depends on.
-        make (callable): no arguments, returns the array.
+def lock(path):
+    """A lock on what is made at `path`, held by one process at a time, on this machine or through a shared folder.
 
     Returns:
-        numpy.ndarray: what `make` returned, now or earlier.
+        filelock.FileLock: a context manager; the file beside `path` that ends in .lock stays.
     """
     path = Path(path)
-    if path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return archive["array"]
-        except Exception as error:  # zipfile, zlib, OS and value errors: whatever the damage, the remedy is the same
-            logger.warning("The cached file [%s] is damaged (%s) and is made again.", path, error)
-    array = make()
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, array=array)
-    return array
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f"{path.name}.lock"))
+
+
+def _read_arrays(path):
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except Exception as error:  # zipfile, zlib, OS and value errors: whatever the damage, the remedy is the same
+        logger.warning("The cached file [%s] is damaged (%s) and is made again.", path, error)
+        return None
+
+
+def cached_arrays(path, make):
+    """The arrays stored at `path`, or what `make()` returns, stored there. Of several processes one makes them.
+
+    The file is a numpy archive, whose checksums are verified on reading; one that does not read well is made again.
+
+    Args:
+        path (pathlib.Path): ends in ``.npz``; its name must hold a `fingerprint` of all that the arrays depend on.
+        make (callable): no arguments, returns a dict of arrays.
+
+    Returns:
+        dict: str -> numpy.ndarray, what `make` returned, now or earlier.
+    """
+    path = Path(path)
+    with lock(path):
+        arrays = _read_arrays(path)
+        if arrays is None:
+            arrays = make()
+            with replacing(path) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays)
+    return arrays

@@ -3,41 +3,83 @@
 RecBole's own quick_start imports ray; here nothing does.
 """
 
+import importlib
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from logging import getLogger
 
+import numpy as np
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_environment, get_model, get_trainer, init_logger, init_seed, set_color
+from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
 
-from recbole_rella.run_folder import read_config, write_metrics, write_predictions
+from recbole_rella.data.dataset import ReLLaDataset
+from recbole_rella.data.rows import KeepsRows, same_rows
+from recbole_rella.data.split import ROW_ID
+from recbole_rella.files import fingerprint
+from recbole_rella.metrics import row_metrics
+from recbole_rella.run_folder import floats, read_config, read_yaml, write_metrics, write_predictions
+from recbole_rella.trainer import KeepsPredictions, keeping_predictions
+
+
+class ModelError(ValueError):
+    """There is no such model."""
+
+
+def find_model(name):
+    """A model by RecBole's name, or the class at an import path (``package.module.Class``).
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    if not isinstance(name, str) or "." not in name:
+        return name
+    module, _, cls = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"model: expected a model of RecBole or the import path of a class, found {name!r} ({error}).") from error
+
+
+def make_config(model=None, dataset=None, config_file_list=None, config_dict=None):
+    """RecBole's Config; the model may be an import path, also where only a file or the dictionary names it."""
+    if model is None:
+        sources = [*(read_yaml(path) or {} for path in config_file_list or []), config_dict or {}]
+        named = [source["model"] for source in sources if "model" in source]
+        model = named[-1] if named and "." in str(named[-1]) else None
+    return Config(find_model(model), dataset, config_file_list, config_dict)
 
 
 def _load(config):
     """Data loaders and model of a configuration, seeded as RecBole does it."""
     init_seed(config["seed"], config["reproducibility"])
-    dataset = create_dataset(config)
+    ours = hasattr(config.model_class, "properties_file")
+    with nullcontext() if ours or config["split_file"] is None else same_rows(config):
+        dataset = create_dataset(config)
     getLogger().info(dataset)
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     return dataset, loaders, model
 
 
-def _run(config, saved, verbose):
-    """Train and test; returns RecBole's result dictionary. A run folder of ReLLa is completed, if saved."""
+def _run(config, saved, verbose, callback=None):
+    """Train and test; returns RecBole's result dictionary. A run folder is completed, if saved and rows are known."""
     started = time.monotonic()
     logger = getLogger()
     dataset, loaders, model = _load(config)
     train_data, valid_data, test_data = loaders
     logger.info(model)
     prepared = time.monotonic()
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer_class = get_trainer(config["MODEL_TYPE"], config["model"])
+    keeps = isinstance(dataset, KeepsRows)
+    if keeps and not issubclass(trainer_class, KeepsPredictions):
+        trainer_class = keeping_predictions(trainer_class)
+    trainer = trainer_class(config, model)
     show_progress = verbose and config["show_progress"]
     best_valid_score, best_valid_result = trainer.fit(
-        train_data, valid_data, verbose=verbose, saved=saved, show_progress=show_progress
+        train_data, valid_data, verbose=verbose, saved=saved, show_progress=show_progress, callback_fn=callback
     )
     tuned = time.monotonic()
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
@@ -48,7 +90,7 @@ def _run(config, saved, verbose):
         "best_valid_result": best_valid_result,
         "test_result": test_result,
     }
-    if saved and hasattr(trainer, "run_folder"):
+    if saved and keeps:
         seconds = {
             "preparation": prepared - started,
             "training": trainer.train_seconds,
@@ -56,12 +98,37 @@ def _run(config, saved, verbose):
             "test": ended - tuned,
             "total": ended - started,
         }
-        rows = {name: len(loader._dataset) for name, loader in zip(("train", "valid", "test"), loaders)}
-        if len(trainer.predictions["row_id"]):
-            write_predictions(trainer.run_folder, dataset, trainer.predictions)
-        write_metrics(trainer.run_folder, config, trainer, model, dataset, result, rows, seconds)
+        measured = _measured(dataset, loaders, trainer, result, seconds)
+        write_metrics(trainer.run_folder, config, trainer, model, dataset, measured)
         logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
     return result
+
+
+def _measured(dataset, loaders, trainer, result, seconds):
+    """The figures of a run; its predictions are written."""
+    row_ids = {name: loader._dataset.inter_feat[ROW_ID].numpy() for name, loader in zip(("train", "valid", "test"), loaders)}
+    measured = {
+        "valid": floats(result["best_valid_result"]),
+        "test": floats(result["test_result"]),
+        "rows": {name: len(row_id) for name, row_id in row_ids.items()},
+        # By which runs are found to be of the same rows.
+        "row_ids": {name: fingerprint(np.unique(row_id)) for name, row_id in row_ids.items()},
+        "shots": len(np.unique(row_ids["train"])),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+    }
+    predictions, rows = trainer.predictions, dataset.rows
+    row_id, scores = predictions["row_id"], predictions["score"]
+    # Scores of sampled candidates have no row.
+    if len(row_id) and dataset.config["eval_args"]["mode"]["test"] == "labeled":
+        write_predictions(trainer.run_folder, dataset, predictions)
+        # Prompts are made before, and kept: what one took when it was made counts, whether this run made it or not.
+        milliseconds = 1000 * seconds["test"] / len(row_id) + getattr(dataset, "milliseconds_a_prompt", 0.0)
+        measured["milliseconds_a_row"] = round(milliseconds, 4)
+        if scores.min() >= 0 and scores.max() <= 1:
+            measured["test_exact"] = row_metrics(rows.label[row_id], scores, rows.user[row_id])
+    if isinstance(dataset, ReLLaDataset):
+        measured["shown"] = dataset.shown_statistics(np.unique(row_ids["test"]))
+    return measured
 
 
 def run_recbole_rella(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True):
@@ -81,7 +148,7 @@ def run_recbole_rella(model=None, dataset=None, config_file_list=None, config_di
         ConfigError: keys of ours that do not exist or are out of range, before anything loads.
         ValueError: data, templates, encoders or LLMs that cannot be used.
     """
-    config = Config(model=model, dataset=dataset, config_file_list=config_file_list, config_dict=config_dict)
+    config = make_config(model, dataset, config_file_list, config_dict)
     init_logger(config)
     logger = getLogger()
     logger.info(sys.argv)
@@ -93,24 +160,31 @@ def run_recbole_rella(model=None, dataset=None, config_file_list=None, config_di
     return result
 
 
-def objective_function(config_dict=None, config_file_list=None, saved=True):
-    """The objective function for RecBole's HyperTuning.
+def objective_function(config_dict=None, config_file_list=None, saved=True, callback=None):
+    """The objective function for RecBole's HyperTuning and for Ray.
 
     Args:
         config_dict (dict, optional): one setting of the searched keys.
         config_file_list (list of str, optional): the fixed ones.
         saved (bool): whether to save the best model of each trial.
+        callback (callable, optional): called as (epoch, validation score) after every validated epoch.
 
     Returns:
         dict: model (str), and what `run_recbole_rella` returns.
     """
-    config = Config(config_dict=config_dict, config_file_list=config_file_list)
+    config = make_config(config_dict=config_dict, config_file_list=config_file_list)
     init_logger(config)
-    return {"model": config["model"], **_run(config, saved, verbose=False)}
+    result = {"model": config["model"], **_run(config, saved, verbose=False, callback=callback)}
+    if callback is None and "ray.tune" in sys.modules:
+        from ray.air import session
+
+        if session.get_trial_id():  # RecBole's objective function reports the test metrics to Ray, and its run_hyper.py reads them
+            session.report(dict(result["test_result"]))
+    return result
 
 
 @contextmanager
-def _no_command_line():
+def no_command_line():
     """RecBole's Config reads sys.argv; a finished run must be loaded as it was, whatever the caller's arguments."""
     arguments, sys.argv = sys.argv, sys.argv[:1]
     try:
@@ -133,8 +207,8 @@ def load_data_and_model(run_folder):
         FileNotFoundError: the folder holds no run.
     """
     name, dataset_name, path = read_config(run_folder)
-    with _no_command_line():
-        config = Config(model=name, dataset=dataset_name, config_file_list=[path])
+    with no_command_line():
+        config = make_config(name, dataset_name, [path])
     init_logger(config)
     dataset, loaders, model = _load(config)
     model.load_adapter(f"{run_folder}/adapter")

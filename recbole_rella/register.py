@@ -1,8 +1,8 @@
-"""ReLLa where RecBole looks: its model, data set, trainer and transform by name, and its defaults in Config.
+"""ReLLa where RecBole looks: its model, data set, trainer, transform and metrics by name, and its defaults in Config.
 
 RecBole finds models as modules `recbole.model.<kind>.<name>`, data sets and trainers as attributes of a module. Each
 name is added once, under our own name only; nothing that exists is replaced, but for two functions that pass everything
-on unless the model is ReLLa.
+on unless the model is ReLLa, and the Collector, which gathers one thing more where a metric of ours asks for it.
 """
 
 import importlib
@@ -13,7 +13,7 @@ import recbole.data.dataset
 import recbole.data.transform
 import recbole.trainer
 
-from recbole_rella import config
+from recbole_rella import config, metrics
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.transform import PromptTransform
 from recbole_rella.model.context_aware_recommender import rella
@@ -31,6 +31,7 @@ def _transform_by_model(builtin):
 def register():
     """Make RecBole find ReLLa. Calling it twice is harmless."""
     config.install()
+    metrics.register()
     name = "recbole.model.context_aware_recommender.rella"
     if name in sys.modules:
         return

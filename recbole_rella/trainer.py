@@ -1,4 +1,4 @@
-"""ReLLaTrainer: what differs from RecBole's Trainer, by overriding its hooks.
+"""What differs from RecBole's Trainer, by overriding its hooks: KeepsPredictions for any model, ReLLaTrainer for ReLLa.
 
 RecBole's loop stays: epochs, early stopping, evaluation, metrics. Ours are the micro-batches under a token budget, the
 learning rate schedule, the adapters as checkpoint, the state from which an interrupted run goes on, and the predictions
@@ -16,34 +16,83 @@ from recbole.utils import get_local_time, set_color
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from recbole_rella.data.transform import PROMPT_DROPPED, PROMPT_LENGTH, ROW_ID
+from recbole_rella.data.split import ROW_ID
+from recbole_rella.data.transform import PROMPT_DROPPED, PROMPT_LENGTH
 from recbole_rella.files import replacing
-from recbole_rella.run_folder import ADAPTER, RESUME, write_config
+from recbole_rella.run_folder import ADAPTER, CHECKPOINT, RESUME, write_config
 
 
-class ReLLaTrainer(Trainer):
+class KeepsPredictions:
+    """Mixed into a trainer of RecBole: keeps the scores of the evaluated rows, the best epoch and the times.
+
+    Attributes:
+        run_folder (pathlib.Path): where the run is written: resume_from or run_folder where given, else a new one.
+        best_epoch (int or None): the epoch of the best validation score.
+        predictions (dict): row_id and score of the rows of the last evaluation, numpy arrays.
+        train_seconds (float): time in training epochs, without validation.
+    """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        given = config["resume_from"] or config["run_folder"]
+        name = f"{config['model']}-{config['dataset']}-{get_local_time()}"
+        self.run_folder = Path(given).expanduser() if given else Path(self.checkpoint_dir) / name
+        self._is_new = not given
+        self.saved_model_file = str(self.run_folder / CHECKPOINT)
+        self.best_epoch = None
+        self.predictions = {}
+        self.train_seconds = 0.0
+
+    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
+        if saved:
+            if self._is_new:
+                self.run_folder = _new_folder(self.run_folder)
+                self.saved_model_file = str(self.run_folder / Path(self.saved_model_file).name)
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            write_config(self.run_folder, self.config)
+        return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        began = time.monotonic()
+        loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        self.train_seconds += time.monotonic() - began
+        return loss
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        self.best_epoch = epoch if epoch >= 0 else None
+        super()._save_checkpoint(epoch, verbose, **kwargs)
+
+    def _neg_sample_batch_eval(self, batched_data):
+        """RecBole's, with the scores kept row by row."""
+        interaction, scores, positive_u, positive_i = super()._neg_sample_batch_eval(batched_data)
+        if ROW_ID in interaction and scores.dim() == 1:
+            self._kept.append((interaction[ROW_ID].cpu().numpy(), scores.detach().float().cpu().numpy()))
+        return interaction, scores, positive_u, positive_i
+
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
+        self._kept = []
+        result = super().evaluate(eval_data, load_best_model, model_file, show_progress)
+        rows, scores = zip(*self._kept) if self._kept else ((np.empty(0, int),), (np.empty(0),))
+        self.predictions = {"row_id": np.concatenate(rows), "score": np.concatenate(scores)}
+        return result
+
+
+def keeping_predictions(trainer_class):
+    """The trainer of a built-in model, with KeepsPredictions mixed in."""
+    return type(trainer_class.__name__, (KeepsPredictions, trainer_class), {})
+
+
+class ReLLaTrainer(KeepsPredictions, Trainer):
     """Tunes and evaluates ReLLa.
 
     Args:
         config (recbole.config.Config): RecBole's.
         model (ReLLa): the model.
-
-    Attributes:
-        run_folder (pathlib.Path): where the run is written; that of resume_from, if given.
-        best_epoch (int or None): the epoch of the best validation score.
-        predictions (dict): row_id, item id and score of the rows of the last evaluation, numpy arrays.
     """
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        if config["resume_from"]:
-            self.run_folder = Path(config["resume_from"]).expanduser()
-        else:
-            self.run_folder = _new_folder(Path(self.checkpoint_dir) / f"{config['model']}-{config['dataset']}-{get_local_time()}")
         self.saved_model_file = str(self.run_folder / ADAPTER)
-        self.best_epoch = None
-        self.predictions = {}
-        self.train_seconds = 0.0
         self._saves = False
         self._resumed = None
         self._epoch = {"order": torch.empty(0)}
@@ -63,9 +112,6 @@ class ReLLaTrainer(Trainer):
         steps = len(train_data) * self.epochs
         self._schedule = get_linear_schedule_with_warmup(self.optimizer, int(steps * self.config["warmup_ratio"]), steps)
         self.optimizer.register_step_post_hook(lambda *_: self._after_step())
-        if saved:
-            self.run_folder.mkdir(parents=True, exist_ok=True)
-            write_config(self.run_folder, self.config)
         if self.config["resume_from"] and (self.run_folder / RESUME).is_file():
             self.resume_checkpoint(self.run_folder / RESUME)
         result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
@@ -98,7 +144,6 @@ class ReLLaTrainer(Trainer):
             desc=set_color(f"Train {epoch_idx:>5}", "pink"),
         )  # fmt: skip
         loss = super()._train_epoch(self._bar, epoch_idx, loss_func or self._accumulate, show_progress=False)
-        self.train_seconds += time.monotonic() - self._begin
         self._log_dropped("training")
         return loss_before + (loss or 0.0)
 
@@ -211,12 +256,10 @@ class ReLLaTrainer(Trainer):
             torch.cuda.set_rng_state_all(state["cuda"])
 
     def _neg_sample_batch_eval(self, batched_data):
-        """RecBole's, with the scores kept row by row."""
-        interaction, scores, positive_u, positive_i = super()._neg_sample_batch_eval(batched_data)
+        interaction, *rest = super()._neg_sample_batch_eval(batched_data)
         if PROMPT_DROPPED in interaction:
             self._dropped += int((interaction[PROMPT_DROPPED] > 0).sum())
-            self._kept.append((interaction[ROW_ID].cpu().numpy(), scores.detach().float().cpu().numpy()))
-        return interaction, scores, positive_u, positive_i
+        return interaction, *rest
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """RecBole's evaluate; the best model is the adapter in the run folder.
@@ -232,10 +275,8 @@ class ReLLaTrainer(Trainer):
         if load_best_model:
             self.model.load_adapter(model_file or self.saved_model_file)
             self.logger.info(f"Loading the adapter from {model_file or self.saved_model_file}")
-        self._kept, self._dropped = [], 0
+        self._dropped = 0
         result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
-        rows, scores = zip(*self._kept) if self._kept else ((np.empty(0, int),), (np.empty(0),))
-        self.predictions = {"row_id": np.concatenate(rows), "score": np.concatenate(scores)}
         self._log_dropped("evaluation")
         return result
 
@@ -252,12 +293,16 @@ def _random_state():
 
 
 def _new_folder(path):
-    """A name that no other run has: two may start within the same second."""
-    number = 1
-    while path.exists():
-        number += 1
-        path = path.with_name(f"{path.name.split('~')[0]}~{number}")
-    return path
+    """Make a folder of a name that no other run has: two may start within the same second."""
+    number, free = 1, path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            free.mkdir()
+            return free
+        except FileExistsError:
+            number += 1
+            free = path.with_name(f"{path.name}~{number}")
 
 
 class _Skipping:

@@ -55,6 +55,39 @@ def movies(tmp_path):
     return write_atomic_files(tmp_path / "data", "movies", rows, users, items)
 
 
+class _Ended:
+    """A process that has ended."""
+
+    def __init__(self, code):
+        self.code, self.stdin = code, open(os.devnull, "rb")
+
+    def wait(self):
+        return self.code
+
+    def kill(self):
+        pass
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Runs of experiments start in this process: the same code, without the seconds that a new one takes to import it.
+
+    tests/experiments/test_side_by_side.py starts real ones.
+    """
+    from recbole_rella.experiments import child, runs
+
+    class Subprocess:
+        PIPE, STDOUT = runs.subprocess.PIPE, runs.subprocess.STDOUT
+
+        @staticmethod
+        def Popen(command, **_):  # noqa: N802
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "argv", ["child"])
+                return _Ended(child.main(command[-1]))
+
+    monkeypatch.setattr(runs, "subprocess", Subprocess)
+
+
 @pytest.fixture(autouse=True)
 def _threads():
     torch.set_num_threads(2)

@@ -23,7 +23,7 @@ def forbid(monkeypatch):
         pytest.fail("heavy work began before the input was checked")
 
     monkeypatch.setattr(preparation, "mini_llm", heavy)
-    monkeypatch.setattr(preparation, "item_vectors", heavy)
+    monkeypatch.setattr(preparation, "ItemSpace", heavy)
     monkeypatch.setattr(Backbone, "model", property(heavy))
 
 

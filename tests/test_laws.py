@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from recbole_rella import load_data_and_model, run_recbole_rella
 from recbole_rella.data.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
-from recbole_rella.data.transform import RETRIEVED, ROW_ID
+from recbole_rella.data.split import ROW_ID
+from recbole_rella.data.transform import RETRIEVED
 from recbole_rella.llm.scoring import p_yes, pad
 from recbole_rella.retrieval.subr import retrieve, similarity
 from recbole_rella.settings import ConfigError

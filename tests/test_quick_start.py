@@ -32,7 +32,7 @@ def test_recbole_finds_rella_by_name(movies):
     config = Config(model="ReLLa", dataset=name, config_dict=tiny)
     assert get_trainer(config["MODEL_TYPE"], "ReLLa") is ReLLaTrainer
     assert type(create_dataset(config)) is ReLLaDataset
-    assert config["lora_r"] == 8 and config["history_size"] == 4 and config["metrics"] == ["AUC", "LogLoss"]
+    assert config["lora_r"] == 8 and config["history_size"] == 4 and config["metrics"] == ["AUC", "LogLoss", "Accuracy", "UAUC"]
     assert Config(model=ReLLa, dataset="ml-100k")["prompt_noun"] == "movie"
     assert Config(model="ReLLa", dataset="ml-100k")["eval_args"]["order"] == "TO"
 

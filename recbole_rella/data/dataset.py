@@ -1,92 +1,33 @@
-"""ReLLaDataset: RecBole's Dataset that keeps what a text model needs, and that splits without leaks."""
+"""ReLLaDataset: rows in words, and the samples of ReiT."""
 
 import numpy as np
 import pandas as pd
 import torch
-from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction, cat_interactions
-from recbole.utils import FeatureSource, FeatureType
+from recbole.utils import FeatureType
 
-from recbole_rella.data.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
 from recbole_rella.data.preparation import prepare
-from recbole_rella.data.transform import RETRIEVED, ROW_ID
+from recbole_rella.data.rows import ROW_ID, RowDataset
+from recbole_rella.data.transform import RETRIEVED
 
 
-def _sort_rank(tokens):
-    """Place of each token among all: by number where all are integers (as the original ids of most data sets are)."""
-    try:
-        keys = np.array([int(token) for token in tokens[1:]])
-    except ValueError:
-        keys = np.array(tokens[1:], dtype=str)
-    rank = np.zeros(len(tokens), dtype=np.int32)
-    rank[1 + np.argsort(keys, kind="stable")] = np.arange(1, len(tokens))
-    return rank
+class ReLLaDataset(RowDataset):
+    """The data set of ReLLa: rows with row_id, raw rating and time and a history, and the words of users and items.
 
-
-class ReLLaDataset(Dataset):
-    """The data set of ReLLa: every row keeps its raw rating and time, a row_id and a history.
-
-    RecBole removes, rescales or rounds ratings and times while it prepares the data; they are copied before. Rows are
-    numbered in the order (time, user, item) after RecBole's filters: the row_id. `build` splits as eval_args says, drops
-    no further row, and gives the training split ReiT's samples.
+    `build` splits as eval_args (or split_file) says, drops no further row, and gives the training split ReiT's samples.
 
     Attributes:
-        rows (Rows): the columns of all rows, those that min_history drops included.
-        histories (Histories): the earlier rows of each row.
+        rows (Rows), histories (Histories): as KeepsRows has them.
         prompter (Prompter), backbone (Backbone), answer_ids (tuple of int): set by `build`.
 
     Raises:
-        ValueError: no time field, a missing time or rating, no label, or no row with enough history.
+        ValueError: as KeepsRows.
     """
 
-    def _data_processing(self):
-        super()._data_processing()
-        self._keep_labels()
-        self._drop_short_histories()
-
     def _fill_nan(self):
-        # The last moment at which nothing is filled in, and the first at which ids are the final ones.
-        self._keep_rows()
         self._user_words = self._words(self.user_feat, self.uid_field)
         self._item_words = self._words(self.item_feat, self.iid_field)
         super()._fill_nan()
-
-    def _keep_rows(self):
-        inter = self.inter_feat
-        if self.time_field not in inter or self.field2type[self.time_field] != FeatureType.FLOAT:
-            raise ValueError(
-                f"TIME_FIELD: expected a float field {self.time_field!r} in the .inter file, found {self._found('inter')}. "
-                "Histories are ordered by time: name the field in TIME_FIELD and load_col."
-            )
-        time = inter[self.time_field].to_numpy()
-        if np.isnan(time).any():
-            raise ValueError(
-                f"{self.time_field}: expected a time in every row, found {np.isnan(time).sum()} rows without one; "
-                "drop them from the .inter file, or filter them with val_interval."
-            )
-        user, item = (inter[field].to_numpy(dtype=np.int32) for field in (self.uid_field, self.iid_field))
-        ranks = [_sort_rank(self.field2id_token[field])[ids] for field, ids in ((self.iid_field, item), (self.uid_field, user))]
-        order = np.lexsort((*ranks, time))
-        row_id = np.empty(len(order), dtype=np.int64)
-        row_id[order] = np.arange(len(order))
-        rating, field = None, self.config["RATING_FIELD"]
-        if field in inter and self.field2type[field] == FeatureType.FLOAT:
-            rating = inter[field].to_numpy(dtype=np.float32)[order]
-            if np.isnan(rating).any():
-                raise ValueError(
-                    f"{field}: expected a rating in every row, found {np.isnan(rating).sum()} rows without one; "
-                    "drop them from the .inter file, or leave the field out of load_col."
-                )
-        split = np.full(len(order), NO_SPLIT, dtype=np.int8)
-        self.rows = Rows(user[order], item[order], np.floor(time[order]).astype(np.int64), rating, None, split)
-        self.histories = Histories(self.rows, self.user_num)
-        inter[ROW_ID] = row_id
-        # A token field holds integers, which float32 would round beyond 16 million rows.
-        self.set_field_property(ROW_ID, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
-
-    def _found(self, source):
-        feat = getattr(self, f"{source}_feat")
-        return "no such file" if feat is None else sorted(f"{field}:{self.field2type[field].value}" for field in feat)
 
     def _words(self, feat, id_field):
         """Field -> words for every internal id, as in the atomic file; '' where there is no value."""
@@ -111,6 +52,10 @@ class ReLLaDataset(Dataset):
             words[field] = np.where(missing, "", np.array(texts, dtype=object))
         return words
 
+    def words(self):
+        """Field -> words for every internal id, of users and of items; before prompt_words."""
+        return self._user_words, self._item_words
+
     def words_of(self, kind, internal_id):
         """Field -> words of one user or item.
 
@@ -121,47 +66,46 @@ class ReLLaDataset(Dataset):
         Returns:
             dict: str -> str, '' where the atomic file has no value; prompt_words applied.
         """
-        table, codes = getattr(self, f"_{kind}_words"), self.config["prompt_words"]
-        values = {}
-        for field, texts in table.items():
-            text = str(texts[internal_id])
-            named = {str(code): words for code, words in codes[field].items()} if field in codes else {}
-            values[field] = str(named.get(text, text))
-        return values
+        table = getattr(self, f"_{kind}_words")
+        return self.in_words({field: str(texts[internal_id]) for field, texts in table.items()})
 
-    def _keep_labels(self):
-        if self.label_field not in self.inter_feat:
-            return
-        label = self.inter_feat[self.label_field].to_numpy()
-        values = np.unique(label)
-        if not np.isin(values, (0, 1)).all():
-            raise ValueError(
-                f"{self.label_field}: expected labels 0 and 1, found {values[:5].tolist()}; "
-                "set threshold ({field: value}) to make labels of a rating, and normalize_all to False."
-            )
-        self.rows.label = np.empty(len(self.rows), dtype=np.int8)
-        self.rows.label[self.inter_feat[ROW_ID].to_numpy()] = label
+    def in_words(self, values):
+        """Field -> words, where prompt_words names words for a code.
 
-    def _drop_short_histories(self):
-        lengths = self.histories.past_lengths()
-        minimum = self.config["min_history"]
-        keep = (lengths >= minimum)[self.inter_feat[ROW_ID].to_numpy()]
-        if not keep.any():
-            raise ValueError(
-                f"min_history: expected rows with at least {minimum} earlier behaviours, found none among {len(lengths)} "
-                f"rows (the longest history has {lengths.max()}); lower min_history, or give more data."
-            )
-        if self.benchmark_filename_list is not None:
-            parts = np.split(keep, np.cumsum(self.file_size_list)[:-1])
-            self.file_size_list = [int(part.sum()) for part in parts]
-        self.inter_feat = self.inter_feat[keep].reset_index(drop=True)
+        Args:
+            values (dict): str -> str, as an atomic file has them.
 
-    def sort(self, by, ascending=True):
-        """RecBole's sort; by time it is by row_id, as RecBole's times are rounded to 32 bits."""
-        super().sort(ROW_ID if by == self.time_field else by, ascending)
+        Returns:
+            dict: str -> str.
+        """
+        codes = self.config["prompt_words"]
+        named = {field: {str(code): words for code, words in codes[field].items()} for field in values if field in codes}
+        return {field: str(named.get(field, {}).get(text, text)) for field, text in values.items()}
+
+    def shown_statistics(self, row_ids):
+        """What the prompts of rows show on average, by eval_history (ReLLa, WWW 2024, figure 5: heterogeneity).
+
+        Args:
+            row_ids (numpy.ndarray): rows of the test split, int [n]; the data set is built.
+
+        Returns:
+            dict: history (retrieved or recent), behaviours (mean number of shown ones), and with heterogeneity_field set
+            unique_values (mean number of different values of that item field among them).
+        """
+        kind, field = self.config["eval_history"], self.config["heterogeneity_field"]
+        shown = self.prompter.shown(row_ids, self.rows.item[row_ids], np.full(len(row_ids), kind == "retrieved"))
+        statistics = {"history": kind, "behaviours": float(np.mean([len(s) for s in shown])) if len(shown) else 0.0}
+        if field is not None and len(shown):
+            is_sequence = self.field2type[field] == FeatureType.TOKEN_SEQ
+            separator = self.config["seq_separator"] if is_sequence else None
+            values = [set(v.split(separator) if is_sequence else [v]) - {""} for v in self._item_words[field]]
+            statistics["field"] = field
+            unique = [len(set().union(*(values[item] for item in self.rows.item[s]))) for s in shown]
+            statistics["unique_values"] = float(np.mean(unique))
+        return statistics
 
     def build(self):
-        """Split as eval_args says; then ReiT's samples for the training split, and the prompts of all.
+        """Split; then ReiT's samples for the training split, and the prompts of all.
 
         Returns:
             list of ReLLaDataset: train (one row a sample: with train_history mixed each shot stands twice, with recent and
@@ -170,18 +114,13 @@ class ReLLaDataset(Dataset):
         Raises:
             ValueError: an empty training split, or training labels that are all equal.
         """
-        labeled = "labeled" in self.config["eval_args"]["mode"].values()
-        if labeled and self.rows.label is None:
+        field = self.config["heterogeneity_field"]
+        if field is not None and field not in self._item_words:
             raise ValueError(
-                f"LABEL_FIELD: expected a label in every row, found {self._found('inter')}; set threshold, "
-                f"for example {{'rating': 4}}, or give the data set a float field {self.label_field!r} of 0 and 1."
+                f"heterogeneity_field: expected a field of the .item file, found {field!r}; loaded are {sorted(self._item_words)}."
             )
-        parts = super().build()
-        for part, split in zip(parts, (TRAIN, VALID, TEST)):
-            self.rows.split[part.inter_feat[ROW_ID].numpy()] = split
+        parts = self._split()
         train, *evaluated = parts
-        self._check_train(train)
-        self._draw_shots(train)
         kinds = {"mixed": (False, True), "recent": (False,), "retrieved": (True,)}[self.config["train_history"]]
         train.inter_feat = cat_interactions([self._with_kind(train.inter_feat, kind) for kind in kinds])
         for part in evaluated:
@@ -190,31 +129,6 @@ class ReLLaDataset(Dataset):
         for part in parts:
             part.prompter, part.backbone, part.answer_ids = self.prompter, self.backbone, self.answer_ids
         return parts
-
-    def _check_train(self, train):
-        if len(train) == 0:
-            raise ValueError(
-                "eval_args: expected training rows, found none after the split; give the training part a larger share."
-            )
-        if self.rows.label is None:
-            return
-        counts = np.bincount(self.rows.label[train.inter_feat[ROW_ID].numpy()], minlength=2)
-        if not counts.all() and self.config["epochs"] > 0 and self.config["train_neg_sample_args"]["distribution"] == "none":
-            raise ValueError(
-                f"threshold: expected training rows of both labels, found {counts[1]} positive and {counts[0]} negative; "
-                "choose another threshold, or train_neg_sample_args."
-            )
-
-    def _draw_shots(self, train):
-        """Keep the first train_shots rows of one seeded permutation: fewer shots are part of more."""
-        shots = self.config["train_shots"]
-        if shots is None:
-            return
-        if shots > len(train):
-            self.logger.warning(f"train_shots is {shots}, and the training split has {len(train)} rows: all are used.")
-        permutation = np.random.default_rng(self.config["seed"]).permutation(len(train))
-        by_row_id = np.argsort(train.inter_feat[ROW_ID].numpy())
-        train.inter_feat = train.inter_feat[by_row_id[permutation[:shots]]]
 
     @staticmethod
     def _with_kind(inter_feat, retrieved):

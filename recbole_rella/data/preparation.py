@@ -12,7 +12,9 @@ import numpy as np
 from recbole_rella.config import template_file
 from recbole_rella.data.history import NO_SPLIT, TRAIN
 from recbole_rella.data.prompter import Prompter, Retriever
-from recbole_rella.data.transform import RETRIEVED, ROW_ID
+from recbole_rella.data.stored_prompts import store_prompts
+from recbole_rella.data.split import ROW_ID
+from recbole_rella.data.transform import RETRIEVED
 from recbole_rella.files import fingerprint
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.llm.mini import MiniSettings, mini_llm
@@ -20,9 +22,9 @@ from recbole_rella.prompt.template import PromptTemplate, TemplateError
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.retrieval.encoder import (
     HiddenStateEncoder,
+    ItemSpace,
     SentenceTransformersEncoder,
     TfidfEncoder,
-    item_vectors,
 )
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,8 @@ def cache_folder(config):
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recbole_rella"
 
 
-def _template_texts(config):
+def template_texts(config):
+    """The texts of the template and its parts, as PromptTemplate takes them."""
     layout = template_file(config["prompt_template"]).read_text(encoding="utf-8")
     parts = {part: config[f"prompt_{part}"] for part in ("profile", "item", "rating", "question", "system", "noun", "verb")}
     return {"layout": layout, "answers": tuple(config["prompt_answers"]), **parts}
@@ -80,7 +83,7 @@ def _pretrained_mini(dataset, train_rows, template_texts, sentences):
         seed=config["seed"],
     )
     # A retriever that needs no LLM, as there is none yet.
-    vectors = item_vectors(sentences, TfidfEncoder(), config["retrieval_pca_dim"], "cosine", folder)
+    vectors = ItemSpace(sentences, TfidfEncoder(), config["retrieval_pca_dim"], "cosine", folder).vectors
     prompter = Prompter(rows, histories, template, config["mini_history_size"], "time")
     prompter.retriever = _search(dataset, vectors, config["mini_history_size"])
     # As many documents as it takes to show each training row once.
@@ -125,7 +128,7 @@ def prepare(dataset, parts):
             AnswerTokenError and PromptBudgetError are kinds of it.
     """
     config, rows = dataset.config, dataset.rows
-    texts = _template_texts(config)
+    texts = template_texts(config)
     template = _make_template(dataset, texts)
     prompter = Prompter(rows, dataset.histories, template, config["history_size"], config["history_order"])
     dataset.prompter = prompter
@@ -178,15 +181,30 @@ def prepare(dataset, parts):
     _check_joined_lines(prompter, used_rows, recent, places[:50])
     prompter.check_budget(used_rows)
 
-    dataset.encoder_identity = None
+    dataset.encoder_identity = dataset.item_space = None
+    folder = cache_folder(config)
+    milliseconds = {False: 0.0, True: 0.0}
     if len(retrieved_rows) or config["eval_args"]["mode"] != {"valid": "labeled", "test": "labeled"}:
         encoder = encoder or _encoder(config, backbone)
         dataset.encoder_identity = encoder.identity
-        vectors = item_vectors(
-            sentences, encoder, config["retrieval_pca_dim"], config["retrieval_metric"], cache_folder(config)
-        )
-        prompter.retriever = _search(dataset, vectors, config["history_size"], config["retrieval_metric"])
-        prompter.retriever.prepare(retrieved_rows)
+        dataset.item_space = ItemSpace(sentences, encoder, config["retrieval_pca_dim"], config["retrieval_metric"], folder)
+        prompter.retriever = _search(dataset, dataset.item_space.vectors, config["history_size"], config["retrieval_metric"])
+        milliseconds[True] += prompter.retriever.prepare(retrieved_rows, folder)
+    key = _prompts_key(dataset, texts)
+    for kind in (False, True):
+        asked = np.concatenate([row_ids[retrieved == kind] for row_ids, retrieved in used])
+        milliseconds[kind] += store_prompts(prompter, asked, kind, key, folder)
+    dataset.milliseconds_a_prompt = milliseconds[config["eval_history"] == "retrieved"]
+
+
+def _prompts_key(dataset, texts):
+    """Fingerprint of what the token ids of a row's prompt depend on, but for the row and whether it shows retrieved ones."""
+    config, rows, prompter = dataset.config, dataset.rows, dataset.prompter
+    columns = [column for column in (rows.user, rows.item, rows.time, rows.rating, rows.label, rows.split) if column is not None]
+    settings = [config[key] for key in ("history_size", "history_order", "prompt_chat", "prompt_words", "retrieval_metric")]
+    vectors = [] if dataset.item_space is None else [dataset.item_space.vectors]
+    words = [{field: list(map(str, texts)) for field, texts in table.items()} for table in dataset.words()]
+    return fingerprint(texts, settings, words, dataset.backbone.identity, prompter.max_tokens, *columns, *vectors)
 
 
 def _check_joined_lines(prompter, used_rows, recent, places):

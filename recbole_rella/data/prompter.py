@@ -1,9 +1,12 @@
 """From a row to the token ids of its prompt: choose the shown behaviours, render, tokenize, keep within the budget."""
 
 import logging
+import time
+from pathlib import Path
 
 import numpy as np
 
+from recbole_rella.files import cached_arrays, fingerprint
 from recbole_rella.prompt.template import Behaviour, Others
 from recbole_rella.retrieval.subr import retrieve
 
@@ -25,7 +28,7 @@ class Retriever:
     """
 
     def __init__(self, rows, histories, vectors, k, metric, chunk_size):
-        self._rows, self._histories, self._vectors = rows, histories, vectors
+        self._rows, self._histories, self.vectors = rows, histories, vectors
         self._k, self._metric, self._chunk_size = k, metric, chunk_size
         self._known = np.empty(0, dtype=np.int64)
         self._found = np.empty((0, k), dtype=np.int32)
@@ -34,14 +37,35 @@ class Retriever:
         """The k closest behaviours of each row to a target, int32 [n, k], and their similarities; see `retrieve`."""
         columns = self._rows
         return retrieve(
-            self._vectors, columns.item, self._histories, columns.split, columns.user, rows, targets,
+            self.vectors, columns.item, self._histories, columns.split, columns.user, rows, targets,
             self._k, self._metric, self._chunk_size,
         )  # fmt: skip
 
-    def prepare(self, rows):
-        """Retrieve for rows and their own targets once, before they are asked for one batch at a time."""
+    def prepare(self, rows, folder):
+        """Retrieve for rows and their own targets once, before they are asked for one batch at a time.
+
+        Args:
+            rows (numpy.ndarray): row_ids, int [n].
+            folder (pathlib.Path): the cache, from which the result comes where vectors, rows, split and settings are equal.
+
+        Returns:
+            float: milliseconds that a row took when it was searched.
+        """
         self._known = np.unique(np.asarray(rows, dtype=np.int64))
-        self._found = self.search(self._known, self._rows.item[self._known])[0]
+        columns = self._rows
+        key = fingerprint(
+            self.vectors, columns.user, columns.item, columns.split, self._known, self._k, self._metric, self._chunk_size
+        )
+
+        def make():
+            began = time.monotonic()
+            found = self.search(self._known, columns.item[self._known])[0]
+            milliseconds = 1000 * (time.monotonic() - began) / max(1, len(self._known))
+            return {"found": found, "milliseconds": np.array(milliseconds)}
+
+        arrays = cached_arrays(Path(folder) / f"retrieved-{key}.npz", make)
+        self._found = arrays["found"]
+        return float(arrays["milliseconds"])
 
     def closest(self, rows, targets):
         """Row_ids of the retrieved behaviours, int32 [n, k], closest first, -1 where there are fewer."""
@@ -69,12 +93,14 @@ class Prompter:
     Attributes:
         retriever (Retriever or None): set before retrieved behaviours are asked for.
         tokenizer (PromptTokenizer or None), max_tokens (int): set before token ids are asked for.
+        stored (dict): whether retrieved -> StoredPrompts, which are not made again.
     """
 
     def __init__(self, rows, histories, template, history_size, order):
         self.rows, self.histories, self.template = rows, histories, template
         self.history_size, self.order = history_size, order
         self.retriever = self.tokenizer = self.max_tokens = None
+        self.stored = {}
 
     def _behaviour(self, row):
         rows = self.rows
@@ -124,8 +150,19 @@ class Prompter:
         """The prompt of one row with its answer, and the spans of its answers and ratings: see `PromptTemplate`."""
         return self.template.document(*self._parts(row, self.rows.item[row], shown), int(self.rows.label[row]))
 
-    def _fit(self, row, target, shown):
-        """Token ids within the budget, and how many of the oldest shown behaviours had to go (law 5)."""
+    def fitted(self, row, target, shown):
+        """Token ids of one prompt within the budget, and how many of the oldest shown behaviours had to go (law 5).
+
+        Args:
+            row, target (int): row_id and item id.
+            shown (numpy.ndarray): row_ids, in the order in which they are shown.
+
+        Returns:
+            tuple: list of int; int.
+
+        Raises:
+            PromptBudgetError: the prompt does not fit even without any behaviour.
+        """
         ids = self.tokenizer.ids(self.text(row, target, shown))
         if len(ids) <= self.max_tokens:
             return ids, 0
@@ -161,9 +198,18 @@ class Prompter:
         Raises:
             PromptBudgetError: names a row that does not fit even without history.
         """
-        shown = self.shown(rows, targets, retrieved)
-        fitted = [self._fit(int(row), int(target), s) for row, target, s in zip(rows, targets, shown)]
+        rows, targets, retrieved = (np.asarray(column) for column in (rows, targets, retrieved))
+        fitted = [self._stored(row, target, kind) for row, target, kind in zip(rows, targets, retrieved)]
+        new = np.flatnonzero([f is None for f in fitted])
+        shown = self.shown(rows[new], targets[new], retrieved[new])
+        for place, row, target, s in zip(new, rows[new], targets[new], shown):
+            fitted[place] = self.fitted(int(row), int(target), s)
         return [ids for ids, _ in fitted], [dropped for _, dropped in fitted]
+
+    def _stored(self, row, target, retrieved):
+        stored = self.stored.get(bool(retrieved))
+        place = stored.place(row) if stored is not None and self.rows.item[row] == target else None
+        return None if place is None else stored[place]
 
     def check_budget(self, rows):
         """Raise PromptBudgetError now for a row that cannot fit even without history, rather than in the middle of a run.
@@ -176,4 +222,4 @@ class Prompter:
             user, _, _, others = self._parts(row, target, none)
             text = self.template.text(user, int(target), [], others)
             if len(self.tokenizer.framed(text).encode()) + 8 > self.max_tokens:
-                self._fit(int(row), int(target), none)
+                self.fitted(int(row), int(target), none)

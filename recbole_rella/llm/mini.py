@@ -23,7 +23,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from recbole_rella.files import fingerprint, replacing
+from recbole_rella.files import fingerprint, lock, replacing
 from recbole_rella.llm.scoring import pad
 from recbole_rella.prompt.tokenization import PromptTokenizer
 
@@ -163,9 +163,15 @@ def mini_llm(texts, epoch_documents, documents_an_epoch, key, settings, cache_fo
         pathlib.Path: a Hugging Face checkpoint folder.
     """
     folder = Path(cache_folder) / f"mini-{fingerprint(_VERSION, key, asdict(settings))}"
-    if folder.exists() and _is_whole(folder):
-        logger.info("The embedded LLM was pretrained earlier: [%s]", folder)
-        return folder
+    with lock(folder):  # of two runs that need the same one, the second waits for the first
+        if folder.exists() and _is_whole(folder):
+            logger.info("The embedded LLM was pretrained earlier: [%s]", folder)
+        else:
+            _make(folder, texts, epoch_documents, documents_an_epoch, settings, device, show_progress)
+    return folder
+
+
+def _make(folder, texts, epoch_documents, documents_an_epoch, settings, device, show_progress):
     logger.info("Pretraining the embedded LLM (llm: mini) on the training split.")
     devices = [device] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -197,4 +203,3 @@ def mini_llm(texts, epoch_documents, documents_an_epoch, key, settings, cache_fo
         with replacing(folder) as temporary:
             model.to("cpu").save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-    return folder

@@ -13,25 +13,25 @@ from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from recbole_rella.files import cached_array, fingerprint, folder_fingerprint
+from recbole_rella.files import cached_arrays, fingerprint, folder_fingerprint
 from recbole_rella.llm.scoring import batches_by_tokens, pad
 
 logger = logging.getLogger(__name__)
 
 
 class TfidfEncoder:
-    """Word weights by scikit-learn; needs no model at all."""
+    """Word weights by scikit-learn, fitted on the catalogue; needs no model at all."""
 
     identity = "tfidf"
 
-    def encode(self, sentences):
-        """Encode sentences.
+    def fit(self, sentences):
+        """Take the words and their weights from the sentences of all items.
 
         Args:
-            sentences (list of str): n sentences.
+            sentences (list of str): of the catalogue.
 
-        Returns:
-            scipy.sparse.csr_matrix: [n, words], float32.
+        Raises:
+            ValueError: there is no word in them.
         """
         if not any(any(character.isalnum() for character in sentence) for sentence in sentences):
             raise ValueError(
@@ -39,7 +39,18 @@ class TfidfEncoder:
                 "set retrieval_sentence to fields that hold text."
             )
         # Every run of letters or digits counts, also a single one ("M", "8"), unlike scikit-learn's default.
-        return TfidfVectorizer(token_pattern=r"(?u)\w+", dtype=np.float32).fit_transform(sentences)
+        self._words = TfidfVectorizer(token_pattern=r"(?u)\w+", dtype=np.float32).fit(sentences)
+
+    def encode(self, sentences):
+        """Encode sentences.
+
+        Args:
+            sentences (list of str): n sentences; words that the catalogue does not have count for nothing.
+
+        Returns:
+            scipy.sparse.csr_matrix: [n, words], float32.
+        """
+        return self._words.transform(sentences)
 
 
 class SentenceTransformersEncoder:
@@ -106,45 +117,74 @@ def _tree_fingerprint(folder):
     return fingerprint([folder_fingerprint(path) for path in [folder, *sorted(folder.rglob("*"))] if path.is_dir()])
 
 
-def _reduce(vectors, dimension):
-    """PCA by scikit-learn, skipped where `dimension` is not smaller than what there is; dense float32."""
-    sparse = not isinstance(vectors, np.ndarray)
-    if dimension is not None and dimension < min(vectors.shape):
-        # Arpack takes sparse vectors as they are; centring them by hand would make them dense.
-        solver = "arpack" if sparse else "auto"
-        vectors = PCA(dimension, svd_solver=solver, random_state=0).fit_transform(vectors)
-    elif sparse:
-        vectors = vectors.toarray()
-    return np.ascontiguousarray(vectors, dtype=np.float32)
+class ItemSpace:
+    """The space in which items are compared: the vectors of the catalogue, and those of items that it does not have.
 
-
-def item_vectors(sentences, encoder, pca_dim, metric, cache_folder):
-    """Vectors of all items, from the cache where they are there.
-
-    Equal sentences get equal vectors, whatever batch they were encoded in.
+    Equal sentences get equal vectors, whatever batch they were encoded in. The catalogue's vectors come from the cache where
+    they are there.
 
     Args:
-        sentences (list of str): one an item, n in all.
-        encoder: has `identity` (str, names its weights and settings) and `encode(list of str) -> [n, d]`.
-        pca_dim (int or None): dimension after PCA.
+        sentences (list of str): one an item of the catalogue, n in all.
+        encoder: has `identity` (str, names its weights and settings), `encode(list of str) -> [n, d]`, and `fit(list of str)`
+            if it learns from the catalogue.
+        pca_dim (int or None): dimension after PCA (scikit-learn); skipped where there are not more.
         metric (str): cosine (vectors are made unit vectors), l2 or dot.
         cache_folder (pathlib.Path): where vectors are kept.
 
-    Returns:
-        numpy.ndarray: float32 [n, d].
+    Attributes:
+        vectors (numpy.ndarray): of the catalogue, float32 [n, d].
 
     Raises:
-        ValueError: if a vector is not finite.
+        ValueError: a vector is not finite.
     """
 
-    def encode():
-        distinct, place = np.unique(np.array(sentences, dtype=object).astype(str), return_inverse=True)
-        logger.info("Encoding %d different item sentences (%s).", len(distinct), encoder.identity)
-        vectors = encoder.encode(list(distinct))
-        vectors = _reduce(vectors[place], pca_dim)
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"retrieval_encoder: expected finite item vectors, found others from {encoder.identity}.")
-        return normalize(vectors).astype(np.float32) if metric == "cosine" else vectors
+    def __init__(self, sentences, encoder, pca_dim, metric, cache_folder):
+        self._distinct, self._place = np.unique(np.array(sentences, dtype=object).astype(str), return_inverse=True)
+        self._encoder, self._pca_dim, self._metric = encoder, pca_dim, metric
+        key = fingerprint(sentences, encoder.identity, pca_dim, metric == "cosine")
+        arrays = cached_arrays(Path(cache_folder) / f"item-space-{key}.npz", self._make)
+        self.vectors, self._mean, self._components = arrays["vectors"], arrays["mean"], arrays["components"]
+        self._fitted = False
 
-    key = fingerprint(sentences, encoder.identity, pca_dim, metric == "cosine")
-    return cached_array(Path(cache_folder) / f"items-{key}.npz", encode)
+    def _fit(self):
+        if hasattr(self._encoder, "fit"):
+            self._encoder.fit(list(self._distinct))
+        self._fitted = True
+
+    def _make(self):
+        logger.info("Encoding %d different item sentences (%s).", len(self._distinct), self._encoder.identity)
+        self._fit()
+        vectors = self._encoder.encode(list(self._distinct))[self._place]
+        sparse = not isinstance(vectors, np.ndarray)
+        mean = components = np.empty(0, dtype=np.float32)
+        if self._pca_dim is not None and self._pca_dim < min(vectors.shape):
+            # Arpack takes sparse vectors as they are; centring them by hand would make them dense.
+            pca = PCA(self._pca_dim, svd_solver="arpack" if sparse else "auto", random_state=0)
+            vectors = pca.fit_transform(vectors)
+            mean, components = pca.mean_, pca.components_
+        elif sparse:
+            vectors = vectors.toarray()
+        return {"vectors": self._finish(vectors), "mean": mean, "components": components}
+
+    def _finish(self, vectors):
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if not np.isfinite(vectors).all():
+            raise ValueError(f"retrieval_encoder: expected finite item vectors, found others from {self._encoder.identity}.")
+        return normalize(vectors).astype(np.float32) if self._metric == "cosine" else vectors
+
+    def encode(self, sentences):
+        """Vectors of items that are not in the catalogue, by the encoder, words and PCA of the catalogue.
+
+        Args:
+            sentences (list of str): m sentences.
+
+        Returns:
+            numpy.ndarray: float32 [m, d].
+        """
+        if not self._fitted:
+            self._fit()
+        vectors = self._encoder.encode(list(sentences))
+        vectors = vectors if isinstance(vectors, np.ndarray) else vectors.toarray()
+        if len(self._components):
+            vectors = (vectors - self._mean) @ self._components.T
+        return self._finish(vectors)

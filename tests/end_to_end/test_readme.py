@@ -1,14 +1,17 @@
 """The README's commands, run as they stand but for overrides that make them small."""
 
+import logging
 import re
 import shlex
-import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+
+from recbole_rella import command_line
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,9 +27,49 @@ SMALL = [
 ]  # fmt: skip
 
 
-def run(arguments):
-    command = [sys.executable, str(ROOT / "run_recbole_rella.py"), *shlex.split(arguments), *SMALL]
-    return subprocess.run([part.replace("properties/", f"{ROOT}/properties/") for part in command], capture_output=True, text=True)
+# What would take minutes even on little data: fewer models, values and trials, through the same code.
+FEWER = {
+    "ReLLa,FM,DeepFM,DCNV2,AutoInt,DIN": "ReLLa,FM",
+    "2020,2021,2022 --DIN.epochs=2": "2020",
+    "ReLLa,TALLRec,zero_shot": "zero_shot",
+    "history_size:5,10,15,20,25,30": "history_size:5",
+    "--epochs=0 ": "",
+    "--max_evals=20": "--max_evals=1",
+}
+
+
+@dataclass
+class Done:
+    """What a command left: its exit code, what it printed, what it logged."""
+
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, caplog, in_this_process):
+    """Runs a command of the script in this process: a new one takes ten seconds to import all.
+
+    tests/test_quick_start.py starts the script itself.
+    """
+    caplog.set_level(logging.INFO)
+
+    def main(arguments, small=True):
+        for text, less in FEWER.items():
+            arguments = arguments.replace(text, less)
+        arguments = [*shlex.split(arguments), *(SMALL if small else ())]
+        monkeypatch.setattr(sys, "argv", ["run_recbole_rella.py", *(a.replace("properties/", f"{ROOT}/properties/") for a in arguments)])
+        caplog.clear()
+        capfd.readouterr()
+        code = 0
+        try:
+            command_line.run()
+        except SystemExit as end:
+            code = end.code
+        return Done(code, capfd.readouterr().out, caplog.text)
+
+    return main
 
 
 def test_the_first_two_blocks_are_the_two_commands():
@@ -41,8 +84,43 @@ def test_every_command_of_the_script_is_tested_here():
     assert len(COMMANDS) == README.count("run_recbole_rella.py --") and len(COMMANDS) >= 5
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "resume_from" not in c])
-def test_command(command, llms):
+FINISHED = [c for c in COMMANDS if "--explain" in c or "--score" in c]
+SIDE_BY_SIDE = [c for c in COMMANDS if re.search("--model=\\S+,|--sweep", c)]
+TUNING = [c for c in COMMANDS if "--params_file" in c]
+
+
+@pytest.mark.parametrize("command", SIDE_BY_SIDE)
+def test_side_by_side_command(command, run):
+    done = run(command)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "the same for every model" in done.stdout and done.stdout.count(": done, ") in (1, 2), done.stdout
+    (page,) = [p for p in Path("saved").glob("*/*.md")]
+    assert re.search(r"^\| (ReLLa|zero_shot).* \| .*0\.\d{4}", page.read_text(), re.M)
+
+
+@pytest.mark.parametrize("command", TUNING)
+def test_tuning_command(command, run):
+    done = run(command)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert "best params: {'" in done.stdout and list(Path().glob("hyper.best.yaml"))
+    assert Path("hyper.html").is_file() == ("--display_file" in command)
+
+
+def test_commands_on_a_finished_run(run):
+    assert len(FINISHED) == 3
+    (request,) = (text for kind, text in BLOCKS if kind == "json")
+    Path("requests.jsonl").write_text(request)
+    done = run("--model=ReLLa --dataset=ml-100k")
+    assert done.returncode == 0, done.stderr[-3000:]
+    for command in FINISHED:
+        done = run(command, small=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert ("P(yes) 0." in done.stdout) if "--explain" in command else ("1 requests scored, 0 lines left out" in done.stdout)
+    assert pd.read_csv("scores.csv")["candidate"].tolist() == ["181", "Dune"]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "resume_from" not in c and c not in FINISHED + SIDE_BY_SIDE + TUNING])
+def test_command(command, llms, run):
     if "--llm=" in command:  # no hub in a test: a local checkpoint of the same family, through the same code
         command = re.sub(r"--llm=\S+", f"--llm={llms('qwen2')} --max_prompt_tokens=512 --history_size=2", command)
     done = run(command)

@@ -46,12 +46,12 @@ def test_a_thousand_repeats_of_one_item():
     assert found[0].tolist() == list(range(1198, 1183, -1))
 
 
-def test_rows_that_were_prepared_are_not_searched_again(monkeypatch):
+def test_rows_that_were_prepared_are_not_searched_again(monkeypatch, tmp_path):
     rows, histories, vectors = one_user(60, 9, 4)
     retriever = Retriever(rows, histories, vectors, 5, "cosine", 100)
     everything = np.arange(60)
     expected = retriever.closest(everything, rows.item)
-    retriever.prepare(np.array([50, 10, 30]))
+    retriever.prepare(np.array([50, 10, 30]), tmp_path)
     searched = []
     search = retriever.search
     monkeypatch.setattr(retriever, "search", lambda r, t: searched.extend(r) or search(r, t))

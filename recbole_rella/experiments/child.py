@@ -1,0 +1,50 @@
+"""One run in a process of its own: ``python -m recbole_rella.experiments.child <settings.yaml>``.
+
+A run that fails, or that the system kills for its memory, then takes nothing else with it.
+"""
+
+import os
+import sys
+import threading
+import traceback
+import warnings
+from pathlib import Path
+
+from recbole_rella.files import write_json
+from recbole_rella.quick_start import run_recbole_rella
+from recbole_rella.run_folder import RESUME, read_yaml
+
+ERROR = "error.json"
+
+
+def _end_with_parent():
+    """The parent holds the other end of standard input; when it is gone, nobody waits for this run."""
+    while os.read(0, 1):  # not sys.stdin, whose lock the interpreter needs at its end
+        pass
+    os._exit(3)
+
+
+def main(path):
+    """Run the settings in a file; an error is written beside it.
+
+    Returns:
+        int: 0, or 1 after an error.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    settings = read_yaml(path)
+    folder = Path(settings["run_folder"])
+    if (folder / RESUME).is_file():
+        settings["resume_from"] = settings.pop("run_folder")
+    sys.argv = sys.argv[:1]  # RecBole's Config reads it
+    try:
+        run_recbole_rella(settings.pop("model"), settings.pop("dataset"), config_dict=settings)
+    except BaseException as error:
+        write_json(folder / ERROR, {"error": f"{type(error).__name__}: {error}"})
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(main(sys.argv[1]))

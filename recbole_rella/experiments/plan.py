@@ -1,0 +1,214 @@
+"""What to run: models, seeds and swept values -> one settings file a run.
+
+An entry of `--model` is the name of a model of RecBole, the import path of one from elsewhere, or a variant: a YAML file,
+or the name of a shipped one in properties/variant or properties/ablation (a variant of ReLLa unless it says `model:`).
+
+Settings come from, the later winning: what all models share (the data, the split, the metrics), files, dictionary and
+command line, the variant, and keys of the form entry.key. What belongs to ReLLa alone is not passed to other models, so
+that a sweep over such a key gives them the same settings, and one run.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from recbole.utils import get_model
+from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
+
+from recbole_rella.config import SCRIPT_KEYS, properties_folder
+from recbole_rella.data.rows import learns_from_labels
+from recbole_rella.files import fingerprint
+from recbole_rella.quick_start import ModelError, find_model, make_config, no_command_line
+from recbole_rella.run_folder import plain
+from recbole_rella.settings import RULES, ConfigError
+
+# Settings of a run that do not change its figures, or that name what the fingerprint covers by content.
+_NOT_IN_FINGERPRINT = {"run_folder", "split_file", "show_progress", "checkpoint_dir", "resume_from", "cache_dir", "state"}
+
+
+# What the user gave for the command as a whole, or for one run alone.
+OF_ONE_RUN = SCRIPT_KEYS | {"run_folder", "resume_from"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of the compared models: the name it goes by, RecBole's name or an import path, its own settings."""
+
+    label: str
+    model: str
+    own: dict
+
+    @property
+    def model_class(self):
+        """The class of the model.
+
+        Raises:
+            ModelError: there is none of that name.
+        """
+        found = find_model(self.model)
+        try:
+            return get_model(found) if isinstance(found, str) else found
+        except (ValueError, AttributeError) as error:
+            shipped = ", ".join(sorted(variant_names()))
+            raise ModelError(
+                f"model: expected a model of RecBole, an import path, a YAML file or one of {shipped}; found {self.model!r}."
+            ) from error
+
+    @property
+    def is_rella(self):
+        """Whether our keys mean anything to it."""
+        return hasattr(self.model_class, "properties_file")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: which entry, seed and swept value it stands for, and all its settings."""
+
+    entry: Entry
+    seed: int
+    value: object
+    settings: dict
+
+    @property
+    def name(self):
+        """The run folder's name: the same for the same settings, whatever command asks for them."""
+        settings = {key: value for key, value in self.settings.items() if key not in _NOT_IN_FINGERPRINT}
+        label = re.sub(r"\W+", "-", self.entry.label).strip("-")
+        return f"{label}-{self.seed}-{fingerprint(settings, _contents(settings))[:8]}"
+
+
+def _contents(settings):
+    """What files that settings name hold: a template's text; names, sizes and times of a model folder's files."""
+    found = {}
+    for key in ("prompt_template", "llm", "retrieval_encoder"):
+        path = Path(str(settings.get(key, ""))).expanduser()
+        if path.is_file():
+            found[key] = path.read_text(encoding="utf-8")
+        elif key in settings and path.is_dir():
+            found[key] = stamps(path)
+    return found
+
+
+def stamps(folder):
+    """Names, sizes and times of the files in a folder (none, if it is not there): a cheap identity of large files."""
+    if not Path(folder).is_dir():
+        return []
+    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(folder).iterdir()) if p.is_file()]
+
+
+def variant_names():
+    """Names of the shipped variants, and their files."""
+    return {path.stem: path for folder in ("ablation", "variant") for path in (properties_folder() / folder).glob("*.yaml")}
+
+
+def make_entries(names):
+    """Entries by name, import path or file.
+
+    Raises:
+        ModelError: names one that is none of these, or that stands twice.
+    """
+    entries = []
+    for name in names:
+        path = variant_names().get(name, Path(name).expanduser())
+        if path.suffix == ".yaml":
+            if not path.is_file():
+                raise ModelError(f"model: expected a model or a YAML file, found {name!r}, which does not exist.")
+            own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            entries.append(Entry(path.stem, own.pop("model", "ReLLa"), own))
+        else:
+            entries.append(Entry(name.rpartition(".")[2], name, {}))
+    for entry in entries:
+        if not learns_from_labels(entry.model_class):
+            raise ModelError(
+                "model: expected context-aware or sequential models that learn from the labels of rows (as FM, DCNV2, DIN, DIEN), "
+                f"found {entry.label}."
+            )
+    labels = [entry.label for entry in entries]
+    if len(set(labels)) < len(labels):
+        raise ModelError(f"model: expected different models, found {labels}.")
+    return entries
+
+
+def with_both_histories(entries, given):
+    """For a sweep: ReLLa once with retrieved and once with recent behaviours, unless settings choose one already."""
+    expanded = []
+    for entry in entries:
+        own = {**given, **entry.own}
+        if entry.is_rella and not {"train_history", "eval_history"} & set(own):
+            recent = {**entry.own, "train_history": "recent", "eval_history": "recent"}
+            expanded += [
+                Entry(f"{entry.label} (retrieved)", entry.model, entry.own),
+                Entry(f"{entry.label} (recent)", entry.model, recent),
+            ]
+        else:
+            expanded.append(entry)
+    return expanded
+
+
+def shared_settings(base):
+    """Settings of data and evaluation that every model must have in common.
+
+    Args:
+        base (recbole.config.Config): of ReLLa on the data set.
+    """
+    keys = {*dataset_arguments, *evaluation_arguments}
+    given = {**base.rella_defaults, **base.external_config_dict}
+    return {key: base[key] for key in given if key in keys and plain(base[key])}
+
+
+def check_settings(entries, base):
+    """Every key of the form name.key is of one of the entries, and every setting of ReLLa's can be used.
+
+    Raises:
+        ConfigError: before anything is run.
+    """
+    names = {name for entry in entries for name in _names(entry)}
+    strangers = [key for key in base.given_config_dict if "." in key and key.rpartition(".")[0] not in names]
+    if strangers:
+        raise ConfigError(f"{', '.join(strangers)}: expected the name of a compared model before the dot, one of {sorted(names)}.")
+    with no_command_line():
+        for entry in entries:
+            if entry.is_rella:
+                make_config("ReLLa", base["dataset"], config_dict=settings_of(entry, base, base["seed"], "none"))
+
+
+def _names(entry):
+    """What may stand before the dot for an entry: the model's name first, as a variant's own name says more."""
+    return list(dict.fromkeys([entry.model.rpartition(".")[2], entry.label.split(" (")[0], entry.label]))
+
+
+def absolute(settings):
+    """Settings whose files and folders are found from any working folder."""
+    found = dict(settings)
+    for key in ("data_path", "cache_dir", "llm", "retrieval_encoder", "prompt_template", "split_file"):
+        value = found.get(key)
+        if isinstance(value, str) and Path(value).expanduser().exists():
+            found[key] = str(Path(value).expanduser().resolve())
+    return found
+
+
+def settings_of(entry, base, seed, split_file):
+    """All settings of one run of an entry.
+
+    Args:
+        entry (Entry): the model.
+        base (recbole.config.Config): of ReLLa on the data set, with all that the user gave.
+        seed (int): of everything but the split.
+        split_file (pathlib.Path): the rows.
+
+    Returns:
+        dict: plain values, to be written as YAML.
+    """
+    given = base.given_config_dict
+    named = {}
+    for name in _names(entry):
+        named.update({key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")})
+    common = {key: value for key, value in given.items() if "." not in key and key not in OF_ONE_RUN}
+    if not entry.is_rella:
+        common = {key: value for key, value in common.items() if key not in RULES}
+        common = {**shared_settings(base), **common}
+        if base["train_shots_for"] == "all":
+            common["train_shots"] = base["train_shots"]
+    settings = {"metric_decimal_place": 6, "show_progress": False, **common, **entry.own, **named}
+    return {**absolute(settings), "model": entry.model, "dataset": base["dataset"], "seed": seed, "split_file": str(split_file)}

@@ -1,0 +1,178 @@
+"""Several models on the same rows: one split, every model trained and scored on it, one table."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from recbole.utils import init_seed
+
+from recbole_rella.data.rows import RowDataset
+from recbole_rella.data.split import Split, SplitError
+from recbole_rella.experiments.plan import Run, check_settings, make_entries, settings_of, shared_settings, stamps
+from recbole_rella.experiments.runs import execute
+from recbole_rella.experiments.table import models_table, runs_table, write_table
+from recbole_rella.files import fingerprint
+from recbole_rella.quick_start import make_config
+from recbole_rella.settings import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the models of an experiment stand on: ReLLa's configuration, the folder, the split and the labels of its rows."""
+
+    base: object
+    folder: Path
+    split_file: Path
+    split: Split
+    labels: np.ndarray  # int8, by row_id
+
+
+def _whole_numbers(value, key):
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not values or not all(type(v) is int for v in values) or len(set(values)) < len(values):
+        raise ConfigError(f"{key}: expected different integers, found {value!r}.")
+    return values
+
+
+def prepare_ground(entries, dataset=None, config_file_list=None, config_dict=None):
+    """Check the configuration, and make the split, or take the one that the same data and settings made before.
+
+    Args:
+        entries (list of Entry): the models, whose settings are checked.
+        dataset, config_file_list, config_dict: as for `run_recbole_rella`; the command line counts too.
+
+    Returns:
+        Ground: the base of every run.
+
+    Raises:
+        ConfigError: keys of ours, before anything is read.
+    """
+    base = make_config("ReLLa", dataset, config_file_list, config_dict)
+    if base["train_shots_for"] not in (None, "ReLLa", "all"):
+        raise ConfigError(f"train_shots_for: expected ReLLa or all, found {base['train_shots_for']!r}.")
+    if base["eval_args"]["mode"] != {"valid": "labeled", "test": "labeled"}:
+        raise ConfigError(
+            f"eval_args: expected the mode labeled, in which every model scores the same rows, found {base['eval_args']}."
+        )
+    check_settings(entries, base)
+    data = fingerprint(shared_settings(base), base["min_history"], base["seed"], stamps(base["data_path"]))
+    folder = Path(base["checkpoint_dir"]) / f"side-by-side-{base['dataset']}-{data[:8]}"
+    split_file = folder / "split.npz"
+    shots, base["train_shots"], base["split_file"] = base["train_shots"], None, None
+    init_seed(base["seed"], base["reproducibility"])
+    rows = RowDataset(base)
+    try:
+        split = Split.load(split_file, rows.identity())
+    except SplitError:
+        split = Split.of(rows)
+        split.save(split_file)
+    base["train_shots"] = shots
+    return Ground(base, folder, split_file, split, rows.rows.label)
+
+
+def _check_same_rows(outcomes, split):
+    """Every run trained, validated and tested on the rows of the split, in its order."""
+    whole = {name: fingerprint(np.unique(getattr(split, name))) for name in ("train", "valid", "test")}
+    drawn = {}
+    for outcome in outcomes:
+        found, shots = outcome.metrics["row_ids"], outcome.metrics["shots"]
+        expected = whole
+        if shots < len(split.train):
+            # Shots: the same ones for all models that train on so many with that seed.
+            expected = {**whole, "train": drawn.setdefault((shots, outcome.run.seed), found["train"])}
+        tested = np.loadtxt(outcome.folder / "test_predictions.csv", delimiter=",", skiprows=1, usecols=0, dtype=np.int64)
+        if found != expected or not np.array_equal(tested, split.test):
+            raise SplitError(
+                f"Expected the rows of {split.rows} in every run, found others in {outcome.folder}. Delete that folder."
+            )
+
+
+def seeds_of(ground, seeds):
+    """The given seeds, or those of the configuration.
+
+    Raises:
+        ConfigError: they are no different integers.
+    """
+    if seeds is None:
+        seeds = ground.base["seed"] if ground.base["seeds"] is None else ground.base["seeds"]
+    return _whole_numbers(seeds, "seeds")
+
+
+def run_all(ground, runs, report):
+    """Execute runs and check that they are comparable.
+
+    Args:
+        ground (Ground): of all runs.
+        runs (list of Run): in the order of the table.
+        report (callable): takes lines for the user.
+
+    Returns:
+        list of Outcome: in the same order; a run whose scores are no probabilities counts as failed.
+    """
+    split = ground.split
+    report(
+        f"{ground.base['dataset']}: {len(split.train)} training, {len(split.valid)} validation and {len(split.test)} test rows, "
+        f"the same for every model ({ground.split_file})"
+    )
+    outcomes = []
+    for outcome in execute(runs, ground.folder, report):
+        if outcome.metrics is not None and "test_exact" not in outcome.metrics:
+            failure = "its scores are no probabilities: expected values in [0, 1]"
+            outcome = type(outcome)(outcome.run, outcome.folder, None, failure)
+        outcomes.append(outcome)
+    _check_same_rows([outcome for outcome in outcomes if outcome.metrics is not None], split)
+    return outcomes
+
+
+def heading(ground, seeds, title):
+    """What stands above every table: the data, the rows, and how to read it."""
+    split = ground.split
+    return (
+        f"# {title}\n\n"
+        f"{len(split.train)} training, {len(split.valid)} validation and {len(split.test)} test rows, the same for every model; "
+        f"seeds {', '.join(map(str, seeds))}. "
+        "Figures are means over seeds (± standard deviation); the best of a column is bold. UAUC is the AUC of single users, "
+        "weighted by their rows; users with one label are left out. p: two-sided, that the distance in test AUC to the best "
+        "model is chance (paired bootstrap over test rows, not corrected for the number of models). Seconds are those of the "
+        "training epochs; ms a row is the test evaluation, prompts included."
+    )
+
+
+def run_side_by_side(models, dataset=None, config_file_list=None, config_dict=None, seeds=None, output_folder=None, report=print):
+    """Train and score several models on the same rows, and compare them.
+
+    What was run before with the same settings is kept, so that an interrupted comparison goes on, and a failed run is tried
+    again.
+
+    Args:
+        models (list of str): names of RecBole's context-aware or sequential models, import paths, variants (see `plan`).
+        dataset, config_file_list, config_dict: as for `run_recbole_rella`; a key `DIN.epochs` holds for DIN alone.
+        seeds (list of int, optional): one run of each model for each; the configuration's seed by default.
+        output_folder (str or pathlib.Path, optional): where the table is written; with the runs by default.
+        report (callable): takes lines for the user.
+
+    Returns:
+        tuple: pandas.DataFrame of the models, pandas.DataFrame of the runs, pathlib.Path of the folder with the table.
+
+    Raises:
+        ConfigError, ModelError: before anything is read.
+    """
+    entries = make_entries(models)
+    ground = prepare_ground(entries, dataset, config_file_list, config_dict)
+    seeds = seeds_of(ground, seeds)
+    runs = [
+        Run(entry, seed, None, settings_of(entry, ground.base, seed, ground.split_file.resolve()))
+        for entry in entries
+        for seed in seeds
+    ]
+    outcomes = run_all(ground, runs, report)
+    of_runs = runs_table(outcomes, [run.entry.label for run in runs])
+    table, pairs = models_table(of_runs, outcomes, ground.labels[ground.split.test])
+    folder = Path(output_folder).expanduser() if output_folder else ground.folder
+    title = f"{', '.join(entry.label for entry in entries)} on {ground.base['dataset']}"
+    report("\n" + write_table(folder, of_runs, table, pairs, heading(ground, seeds, title)))
+    report(f"Written to {folder}")
+    return table, of_runs, folder

@@ -1,0 +1,127 @@
+"""One key over several values, on the same rows: the curves of AUC against the history size, and how heterogeneous the shown
+behaviours are (ReLLa, WWW 2024, figures 2 and 5), for any key and any models."""
+
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
+
+from recbole_rella.experiments.plan import Entry, Run, make_entries, settings_of, with_both_histories
+from recbole_rella.experiments.side_by_side import heading, prepare_ground, run_all, seeds_of
+from recbole_rella.experiments.table import markdown, runs_table
+from recbole_rella.files import replacing
+from recbole_rella.pictures import new_figure, save_figure
+from recbole_rella.quick_start import make_config
+from recbole_rella.settings import RULES, ConfigError
+
+
+def parse_sweep(text):
+    """`history_size:5,10,15` -> the key and its values, read as YAML reads them.
+
+    Raises:
+        ConfigError: the text is of another form, or the key decides on the rows, which must stay the same.
+    """
+    key, _, values = str(text).partition(":")
+    key = key.strip()
+    try:
+        values = yaml.safe_load(f"[{values}]")
+    except yaml.YAMLError:
+        values = []
+    if not key or not values:
+        raise ConfigError(f"sweep: expected key:value,value,... (history_size:5,10,15), found {text!r}.")
+    if key in {*dataset_arguments, *evaluation_arguments, "min_history", "seed", "split_file"}:
+        raise ConfigError(f"sweep: expected a key of the models or their training, found {key}, which decides on the rows.")
+    return key, values
+
+
+def _with(entry, key, value):
+    """The entry with one value of the swept key; as it is, where the key means nothing to its model."""
+    if key in RULES and not entry.is_rella:
+        return entry
+    return Entry(entry.label, entry.model, {**entry.own, key: value})
+
+
+def _curves(key, runs, outcomes):
+    """One row a model and value: means over seeds."""
+    table = runs_table(outcomes, [run.entry.label for run in runs])
+    numbers = all(type(run.value) in (int, float) for run in runs)
+    table[key] = [run.value if numbers else str(run.value) for run in runs]
+    shown = [(outcome.metrics or {}).get("shown", {}) for outcome in outcomes]
+    table["shown behaviours"] = [s.get("behaviours") for s in shown]
+    fields = {s["field"] for s in shown if "field" in s}
+    heterogeneity = f"unique {'/'.join(sorted(fields))}" if fields else None
+    if heterogeneity:
+        table[heterogeneity] = [s.get("unique_values") for s in shown]
+    columns = ["valid AUC", "test AUC", "LogLoss", "UAUC", "shown behaviours", *([heterogeneity] if heterogeneity else [])]
+    groups = table.groupby(["model", key], sort=False)
+    curves = groups[columns].mean()
+    curves["test AUC std"] = groups["test AUC"].std(ddof=1)
+    curves["seeds"] = groups["test AUC"].count()
+    curves["note"] = groups["note"].agg(lambda notes: "; ".join(dict.fromkeys(note for note in notes if note)))
+    return curves.reset_index(), heterogeneity
+
+
+def _picture(curves, key, heterogeneity, path):
+    panels = ["test AUC", *([heterogeneity] if heterogeneity else [])]
+    figure = new_figure(5.2 * len(panels), 3.8)
+    for axes, column in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for model, curve in curves.groupby("model", sort=False):
+            curve = curve.dropna(subset=[column])
+            if len(curve):
+                spread = curve["test AUC std"].fillna(0) if column == "test AUC" else None
+                axes.errorbar(curve[key], curve[column], yerr=spread, marker="o", capsize=3, label=model)
+        axes.set_xticks(curves[key].unique())
+        axes.set_xlabel(key)
+        axes.set_ylabel(column)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def run_sweep(
+    sweep, models, dataset=None, config_file_list=None, config_dict=None, seeds=None, output_folder=None, report=print
+):
+    """Run models over the values of a key, on the same rows.
+
+    ReLLa is run twice, with retrieved and with recent behaviours, unless the settings choose one. Models to which the key
+    means nothing are run once and drawn as a level line. Runs that were done before are kept.
+
+    Args:
+        sweep (str): `key:value,value,...`.
+        models, dataset, config_file_list, config_dict, seeds, output_folder, report: as for `run_side_by_side`.
+
+    Returns:
+        tuple: pandas.DataFrame with one row a model and value (means over seeds), pathlib.Path of the folder, in which
+        sweep-<key>.csv, .md and .png are written.
+
+    Raises:
+        ConfigError, ModelError: before anything is run.
+    """
+    key, values = parse_sweep(sweep)
+    entries = make_entries(models)
+    for value in values:  # one that the key cannot have is told of now
+        make_config("ReLLa", dataset, config_file_list, {**(config_dict or {}), key: value})
+    ground = prepare_ground(entries, dataset, config_file_list, config_dict)
+    seeds = seeds_of(ground, seeds)
+    runs = []
+    for entry in with_both_histories(entries, {**ground.base.given_config_dict, key: None}):
+        for value in values:
+            own = _with(entry, key, value)
+            runs += [
+                Run(own, seed, value, settings_of(own, ground.base, seed, ground.split_file.resolve())) for seed in seeds
+            ]
+    outcomes = run_all(ground, runs, report)
+    curves, heterogeneity = _curves(key, runs, outcomes)
+    folder = Path(output_folder).expanduser() if output_folder else ground.folder
+    title = f"{key} = {', '.join(map(str, values))} on {ground.base['dataset']}"
+    cells = curves.map(lambda cell: "-" if pd.isna(cell) else f"{cell:.4f}" if isinstance(cell, float) else str(cell))
+    page = f"{heading(ground, seeds, title)}\n\n{markdown(cells)}\n"
+    with replacing(folder / f"sweep-{key}.csv") as temporary:
+        curves.to_csv(temporary, index=False)
+    with replacing(folder / f"sweep-{key}.md") as temporary:
+        temporary.write_text(f"{page}\n![{title}](sweep-{key}.png)\n", encoding="utf-8")
+    _picture(curves, key, heterogeneity, folder / f"sweep-{key}.png")
+    report(f"\n{page}")
+    report(f"Written to {folder}")
+    return curves, folder

@@ -1,0 +1,189 @@
+"""The table of a side-by-side run: CSV, Markdown, LaTeX and a chart."""
+
+import numpy as np
+import pandas as pd
+
+from recbole_rella.experiments.significance import paired_bootstrap
+from recbole_rella.files import replacing
+from recbole_rella.pictures import new_figure, save_figure
+
+# Column -> whether larger is better, for those where a best one is marked.
+_BEST = {"valid AUC": True, "test AUC": True, "LogLoss": False, "accuracy": True, "UAUC": True}
+_FIGURES = [*_BEST, "seconds to train", "ms a row"]
+# Tables show four decimals of these, and one or three of the costs; the CSV file has all.
+_DECIMALS = {**dict.fromkeys(_BEST, 4), "seconds to train": 1, "ms a row": 3, "best epoch": 1}
+
+
+def _figures(metrics):
+    """The columns of one run."""
+    exact, epoch = metrics["test_exact"], metrics["best_epoch"]
+    return {
+        "seed": metrics["seed"],
+        "shots": metrics["shots"],
+        "trainable": metrics["parameters"]["trainable"],
+        "best epoch": None if epoch is None else epoch + 1,
+        "valid AUC": (metrics["valid"] or {}).get("auc", float("nan")),
+        "test AUC": exact["auc"],
+        "LogLoss": exact["logloss"],
+        "accuracy": exact["accuracy"],
+        "UAUC": exact["uauc"],
+        "users without UAUC": exact["users_left_out"],
+        "seconds to train": metrics["seconds"]["training"],
+        "ms a row": metrics["milliseconds_a_row"],
+    }
+
+
+def runs_table(outcomes, labels):
+    """One row a run.
+
+    Args:
+        outcomes (list of Outcome): runs, done or failed.
+        labels (list of str): what each is called.
+
+    Returns:
+        pandas.DataFrame: model, note, the figures (nan where a run failed), folder.
+    """
+    rows = []
+    for outcome, label in zip(outcomes, labels):
+        figures = {"seed": outcome.run.seed} if outcome.metrics is None else _figures(outcome.metrics)
+        rows.append({"model": label, "note": outcome.failure or _cap(outcome), **figures, "folder": outcome.folder.name})
+    columns = ["model", "note", "seed", "shots", "trainable", "best epoch", *_FIGURES, "users without UAUC", "folder"]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def _cap(outcome):
+    """What a reader must know of a run that was cut short: epochs given, and the last of them the best."""
+    epochs, best = outcome.run.settings.get("epochs"), outcome.metrics["best_epoch"]
+    if epochs == 0:
+        return "no training"
+    return "" if epochs is None else f"epochs capped at {epochs}{', the last was best' if best == epochs - 1 else ''}"
+
+
+def _predictions(outcome):
+    return pd.read_csv(outcome.folder / "test_predictions.csv")["score"].to_numpy()
+
+
+def models_table(runs, outcomes, labels_of_rows):
+    """One row a model: means and standard deviations over seeds, and how likely its distance to the best is chance.
+
+    Args:
+        runs (pandas.DataFrame): of `runs_table`.
+        outcomes (list of Outcome): the same runs.
+        labels_of_rows (numpy.ndarray): label of each test row, 0 or 1.
+
+    Returns:
+        tuple: pandas.DataFrame (model, seeds, means under the columns' names, standard deviations under `<column> std`,
+        low and high end of the AUC's 95% interval, p, note); pandas.DataFrame of the p-values of all pairs.
+    """
+    scores = {}
+    for outcome, label in zip(outcomes, runs["model"]):
+        if outcome.metrics is not None:
+            scores.setdefault(label, []).append(_predictions(outcome))
+    rows = []
+    for label, group in runs.groupby("model", sort=False):
+        done = group.dropna(subset=["test AUC"])
+        row = {"model": label, "seeds": len(done)}
+        for column in ("shots", "trainable", "best epoch", *_FIGURES, "users without UAUC"):
+            row[column] = done[column].mean()
+            if column in _FIGURES:
+                row[f"{column} std"] = done[column].std(ddof=1) if len(done) > 1 else float("nan")
+        row["note"] = "; ".join(dict.fromkeys(note for note in group["note"] if note))
+        rows.append(row)
+    table = pd.DataFrame(rows).set_index("model")
+    pairs = pd.DataFrame(np.ones((len(scores), len(scores))), index=list(scores), columns=list(scores))
+    if scores:
+        values, intervals = paired_bootstrap(labels_of_rows, {label: np.array(s) for label, s in scores.items()})
+        pairs[:] = values
+        table.loc[list(scores), "test AUC low"], table.loc[list(scores), "test AUC high"] = intervals.T
+        best = table["test AUC"].idxmax()
+        table.loc[list(scores), "p"] = pairs[best]
+    return table.reset_index(), pairs
+
+
+def _cell(row, column):
+    value, deviation = row[column], row.get(f"{column} std", float("nan"))
+    if pd.isna(value):
+        return "-"
+    digits = _DECIMALS.get(column, 0)
+    spread = f" ± {deviation:.{digits}f}" if not pd.isna(deviation) else ""
+    return f"{value:.{digits}f}{spread}"
+
+
+def readable(table):
+    """The table as text cells, the best of each column within asterisks.
+
+    Returns:
+        pandas.DataFrame: of str.
+    """
+    columns = ["shots", "trainable", "best epoch", *_FIGURES]
+    cells = pd.DataFrame({column: [_cell(row, column) for _, row in table.iterrows()] for column in columns})
+    for column, larger in _BEST.items():
+        if table[column].notna().any():
+            best = table[column].idxmax() if larger else table[column].idxmin()
+            cells.loc[best, column] = f"**{cells.loc[best, column]}**"
+    best = table["test AUC"].idxmax() if table["test AUC"].notna().any() else None
+    chance = ["-" if pd.isna(p) else "best" if place == best else "< 0.001" if p < 0.001 else f"{p:.3f}"
+              for place, p in enumerate(table.get("p", [float("nan")] * len(table)))]  # fmt: skip
+    cells.insert(0, "model", table["model"])
+    return cells.assign(p=chance, note=table["note"])
+
+
+_LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "<": "$<$", ">": "$>$"})
+
+
+def _latex(cells):
+    def cell(text):
+        bold = text.startswith("**")
+        text = text.strip("*").translate(_LATEX)
+        return rf"\textbf{{{text}}}" if bold else text
+
+    columns = "l" + "r" * (len(cells.columns) - 2) + "l"
+    return cells.map(cell).to_latex(index=False, escape=False, column_format=columns)
+
+
+def _chart(table, path):
+    """Test AUC of each model with its 95% interval."""
+    shown = table.dropna(subset=["test AUC"]).iloc[::-1]
+    figure = new_figure(7, 0.9 + 0.42 * len(shown))
+    axes = figure.add_subplot()
+    reach = [shown["test AUC"] - shown["test AUC low"], shown["test AUC high"] - shown["test AUC"]]
+    axes.errorbar(shown["test AUC"], shown["model"], xerr=np.maximum(np.array(reach, dtype=float), 0), fmt="o", capsize=3)
+    for area, model in zip(shown["test AUC"], shown["model"]):
+        axes.annotate(f"{area:.4f}", (area, model), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
+    axes.set_xlabel("test AUC, 95% interval (bootstrap over test rows)")
+    axes.margins(y=0.25)
+    axes.grid(axis="x", alpha=0.3)
+    save_figure(figure, path)
+
+
+def markdown(cells):
+    """A data frame of text as a Markdown table."""
+    return cells.replace(r"\|", r"\\|", regex=True).to_markdown(index=False, disable_numparse=True)
+
+
+def write_table(folder, runs, table, pairs, heading):
+    """Write runs.csv, table.csv, table.md, table.tex, table.png and p_values.csv.
+
+    Args:
+        folder (pathlib.Path): where to.
+        runs, table, pairs (pandas.DataFrame): of `runs_table` and `models_table`.
+        heading (str): text above the Markdown table.
+
+    Returns:
+        str: the Markdown page.
+    """
+    cells = readable(table)
+    page = f"{heading}\n\n{markdown(cells)}\n"
+    writers = {
+        "runs.csv": lambda path: runs.to_csv(path, index=False),
+        "table.csv": lambda path: table.to_csv(path, index=False),
+        "p_values.csv": lambda path: pairs.to_csv(path, index_label="model"),
+        "table.md": lambda path: path.write_text(page + "\n![Test AUC](table.png)\n", encoding="utf-8"),
+        "table.tex": lambda path: path.write_text(_latex(cells), encoding="utf-8"),
+    }
+    for name, write in writers.items():
+        with replacing(folder / name) as temporary:
+            write(temporary)
+    if table["test AUC"].notna().any():
+        _chart(table, folder / "table.png")
+    return page

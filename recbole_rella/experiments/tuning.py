@@ -1,0 +1,184 @@
+"""Hyper-parameter tuning with RecBole's HyperTuning (hyperopt) or with Ray Tune, over the same space files.
+
+Trials share the caches: item vectors, the embedded LLM, retrieved behaviours and token ids are made by the first trial that
+needs them, and read by all others whose settings leave them as they are.
+"""
+
+import contextlib
+import importlib.util
+import logging
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from recbole_rella.experiments.plan import OF_ONE_RUN, absolute
+from recbole_rella.experiments.ray_trials import ray_search
+from recbole_rella.files import replacing
+from recbole_rella.quick_start import make_config, no_command_line, objective_function
+from recbole_rella.run_folder import model_name, plain
+from recbole_rella.settings import ConfigError
+
+logger = logging.getLogger(__name__)
+
+ALGORITHMS, TOOLS = ("exhaustive", "random", "bayes"), ("Hyperopt", "Ray")
+
+
+class TuningError(ValueError):
+    """A search cannot start, or found nothing."""
+
+
+def read_space(params_file):
+    """The searched keys, in the format of RecBole's HyperTuning: `key choice [a,b]`, `key uniform low,high`, ...
+
+    Args:
+        params_file (str or pathlib.Path): one key a line; loguniform is of the exponents of e, as in hyperopt.
+
+    Returns:
+        dict: key -> (kind, values); kind choice, uniform, quniform or loguniform.
+
+    Raises:
+        TuningError: the file is not there, or a line is of another form.
+    """
+    path = Path(params_file).expanduser()
+    if not path.is_file():
+        raise TuningError(f"params_file: expected a file with the searched keys, found none at {params_file}.")
+    space = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        parts = line.split()
+        if not parts:
+            continue
+        counts = {"choice": None, "uniform": 2, "quniform": 3, "loguniform": 2}
+        kind, text = (parts[1], "".join(parts[2:])) if len(parts) > 2 else (None, "")
+        try:
+            values = yaml.safe_load(text if kind == "choice" else f"[{text}]")
+            fits = kind in counts and isinstance(values, list) and values and counts[kind] in (None, len(values))
+        except yaml.YAMLError:
+            fits = False
+        if not fits:
+            raise TuningError(
+                f"{path}, line {number}: expected `key choice [a,b]`, `key uniform low,high`, `key quniform low,high,step` or "
+                f"`key loguniform low,high`, found {line!r}."
+            )
+        space[parts[0]] = (kind, values if kind == "choice" else [float(value) for value in values])
+    if not space:
+        raise TuningError(f"params_file: expected at least one searched key in {path}, found none.")
+    return space
+
+
+def _ends(kind, values):
+    """Values of a searched key that a configuration must accept."""
+    if kind == "choice":
+        return values
+    return [math.exp(value) for value in values] if kind == "loguniform" else values[:2]
+
+
+def _search_class():
+    from recbole.trainer import HyperTuning
+
+    class Search(HyperTuning):
+        """RecBole's, in which a trial that fails is told of and left behind."""
+
+        def trial(self, params):
+            try:
+                return super().trial(params)
+            except Exception as error:
+                self.params_list.pop()
+                logger.error("The trial %s failed: %s: %s", self.params2str(params), type(error).__name__, error)
+                return {"status": "fail", "loss": float("inf")}
+
+    return Search
+
+
+def tune(
+    params_file, model="ReLLa", dataset=None, config_file_list=None, config_dict=None, tool="Hyperopt", algo="exhaustive",
+    max_evals=100, early_stop=10, output_file="hyper.result", display_file=None, concurrency=None,
+):  # fmt: skip
+    """Search the settings with the best validation score.
+
+    Args:
+        params_file (str): the searched keys, see `read_space`.
+        model, dataset, config_file_list, config_dict: the fixed settings, as for `run_recbole_rella`.
+        tool (str): Hyperopt (RecBole's HyperTuning, one trial after the other) or Ray (as many at a time as `concurrency`;
+            trials that fall behind are stopped early by ASHA).
+        algo (str): exhaustive (all combinations, of choices alone), random or bayes (TPE).
+        max_evals (int): number of trials; of no effect for exhaustive.
+        early_stop (int): Hyperopt ends after so many trials without progress.
+        output_file (str): gets the settings and results of all trials, in RecBole's format; beside it, `<name>.best.yaml`
+            gets the fixed settings with the best ones, for `--config_files`.
+        display_file (str, optional): an HTML chart of the trials.
+        concurrency (int, optional): trials at a time with Ray; one a GPU by default, or one without GPUs.
+
+    Returns:
+        tuple: best settings of the searched keys (dict), best validation score (float), pathlib.Path of the YAML.
+
+    Raises:
+        ConfigError, TuningError: before any trial; or no trial came to its end.
+    """
+    space = read_space(params_file)
+    problems = [
+        f"{key}: expected one of {', '.join(allowed)}, found {value!r}"
+        for key, value, allowed in (("tool", tool, TOOLS), ("algo", algo, ALGORITHMS))
+        if value not in allowed
+    ]
+    numbers = {"max_evals": max_evals, "early_stop": early_stop, "concurrency": 1 if concurrency is None else concurrency}
+    problems += [
+        f"{key}: expected an integer of at least 1, found {value!r}"
+        for key, value in numbers.items()
+        if type(value) is not int or value < 1
+    ]
+    if problems:
+        raise ConfigError("The configuration cannot be used:\n  " + "\n  ".join(problems))
+    if algo == "exhaustive" and any(kind != "choice" for kind, _ in space.values()):
+        raise TuningError("algo: expected choices alone for exhaustive, found ranges; use random or bayes, or list the values.")
+    if importlib.util.find_spec("hyperopt") is None:
+        raise TuningError("Expected hyperopt to be installed, found none: pip install '.[hyper]'")
+    base = make_config(model, dataset, config_file_list, config_dict)
+    for key, (kind, values) in space.items():
+        for value in _ends(kind, values):  # one that a key cannot have is told of now, not in the middle of the search
+            make_config(model, dataset, config_file_list, {**(config_dict or {}), key: value})
+    output = Path(output_file).expanduser().resolve()
+    fixed = output.with_name(f"{output.stem}.fixed.yaml")
+    settings = _fixed_settings(base, space)
+    _write_yaml(fixed, settings)
+
+    search = _search_class()(
+        objective_function, params_file=str(params_file), fixed_config_file_list=[str(fixed)], algo=algo,
+        max_evals=max_evals, early_stop=early_stop, display_file=display_file and str(Path(display_file).resolve()),
+    )  # fmt: skip
+    with no_command_line():  # RecBole's Config reads it, and the fixed settings hold all of it
+        if tool == "Ray":
+            ray_search(search, space, str(fixed), base, algo, max_evals, concurrency)
+            if search.display_file and search.score_list:
+                search.plot_hyper()
+        else:
+            # hyperopt draws from here; the same command gives the same trials.
+            os.environ.setdefault("HYPEROPT_FMIN_SEED", str(base["seed"]))
+            from hyperopt.exceptions import AllTrialsFailed
+
+            with contextlib.suppress(AllTrialsFailed):  # told of below
+                search.run()
+    if search.best_params is None:
+        raise TuningError("No trial came to its end; the log says why each failed.")
+    search.export_result(output_file=str(output))
+    best = {key: value.item() if isinstance(value, np.generic) else value for key, value in search.best_params.items()}
+    path = output.with_name(f"{output.stem}.best.yaml")
+    _write_yaml(path, {**settings, **best})
+    return best, float(search.best_score), path
+
+
+def _fixed_settings(base, space):
+    """All that the user gave, but for the searched keys; folders absolute, as Ray runs each trial in another."""
+    given = {key: value for key, value in base.external_config_dict.items() if key not in OF_ONE_RUN and key not in space}
+    given = absolute(given)
+    given["checkpoint_dir"] = str(Path(base["checkpoint_dir"]).resolve())
+    if base["dataset"] != "ml-100k":  # which RecBole brings itself
+        given["data_path"] = str(Path(base["data_path"]).parent.resolve())
+    return {"model": model_name(base), "dataset": base["dataset"], **{k: v for k, v in given.items() if plain(v)}}
+
+
+def _write_yaml(path, values):
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,0 +1,127 @@
+"""A file of requests to a file of scores: JSON Lines or CSV in, CSV out."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+
+from tqdm import tqdm
+
+from recbole_rella.data.prompter import PromptBudgetError
+from recbole_rella.files import replacing
+from recbole_rella.prompt.template import TemplateError
+from recbole_rella.serving.scorer import RequestError
+
+logger = logging.getLogger(__name__)
+
+BAD_LINES = ("skip", "fail")
+_BATCH = 64
+_OWN_COLUMNS = ("id", "user_id", "history", "candidates")
+
+
+def _json(text, column):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"{column}: expected JSON, found {text!r} ({error}).") from error
+
+
+def _from_csv(row):
+    """A request of a CSV row: history and candidates are JSON (one candidate may be its bare id), other columns are the profile."""
+    if None in row or None in row.values():
+        raise RequestError("Expected as many cells as the header has, found more or fewer.")
+    request = {key: row[key] for key in ("id", "user_id") if row.get(key)}
+    if row.get("history"):
+        request["history"] = _json(row["history"], "history")
+    candidates = (row.get("candidates") or "").strip()
+    request["candidates"] = _json(candidates, "candidates") if candidates.startswith("[") else [candidates]
+    profile = {key: value for key, value in row.items() if key not in _OWN_COLUMNS and value}
+    return {**request, "profile": profile} if profile else request
+
+
+def _lines(path):
+    """(line number, function that gives the request) for each line of a file."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            reader = csv.DictReader(file)
+            for row in reader:
+                yield reader.line_num, lambda row=row: _from_csv(row)
+        else:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, lambda line=line: _json(line, "request")
+
+
+def _scored(scorer, batch):
+    """(line, request, table or error) for each of a batch; one that cannot be scored does not lose the others."""
+    errors = (RequestError, PromptBudgetError, TemplateError)
+    try:
+        table = scorer.score_many([request for _, request in batch])
+        return [(line, request, table[table["request"] == place]) for place, (line, request) in enumerate(batch)]
+    except errors as error:
+        if len(batch) == 1:
+            return [(*batch[0], error)]
+    return [result for one in batch for result in _scored(scorer, [one])]
+
+
+def score_file(scorer, requests_file, output_file, bad_lines="skip", show_progress=True):
+    """Score a file of requests.
+
+    Args:
+        scorer (Scorer): of a run.
+        requests_file (str): .csv, or JSON Lines; a request a line, with the keys of `Scorer.score` and an id of its own.
+        output_file (str): CSV with line, id, candidate, score and rank; written whole or not at all.
+        bad_lines (str): skip (told of by number, and left out) or fail (the first one ends the command).
+        show_progress (bool): whether to show a progress bar.
+
+    Returns:
+        tuple of int: number of requests scored, number of lines left out.
+
+    Raises:
+        RequestError: the file is not there; or a line is bad and `bad_lines` is fail.
+    """
+    path = Path(requests_file).expanduser()
+    if bad_lines not in BAD_LINES:
+        raise RequestError(f"bad_lines: expected one of {', '.join(BAD_LINES)}, found {bad_lines!r}.")
+    if not path.is_file():
+        raise RequestError(f"score: expected a file of requests, found none at {requests_file}.")
+    good = bad = 0
+
+    def refuse(line, error):
+        nonlocal bad
+        if bad_lines == "fail":
+            raise RequestError(f"{path}, line {line}: {error}")
+        bad += 1
+        logger.warning("%s, line %d is left out: %s", path, line, error)
+
+    with open(path, "rb") as file:
+        total = sum(1 for _ in file)
+    with replacing(output_file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(["line", "id", "candidate", "score", "rank"])
+
+        def flush(batch):
+            nonlocal good
+            for line, request, result in _scored(scorer, batch):
+                if isinstance(result, Exception):
+                    refuse(line, result)
+                    continue
+                good += 1
+                for candidate, score, rank in result[["candidate", "score", "rank"]].itertuples(index=False):
+                    writer.writerow([line, request.get("id", ""), candidate, f"{score:.9g}", rank])
+
+        batch = []
+        for line, make in tqdm(_lines(path), total=total, desc="Scoring", disable=not show_progress, ncols=100):
+            try:
+                request = make()
+                if not isinstance(request, dict):
+                    raise RequestError(f"expected an object with candidates, found {request!r}.")
+                batch.append((line, request))
+            except RequestError as error:
+                refuse(line, error)
+            if len(batch) == _BATCH:
+                flush(batch)
+                batch = []
+        if batch:
+            flush(batch)
+    return good, bad

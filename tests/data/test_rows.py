@@ -1,0 +1,166 @@
+"""Law 2: models that run side by side see the same rows, sequential ones with the histories that the rows have."""
+
+import numpy as np
+import pytest
+from recbole.data import data_preparation
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.utils import init_seed
+
+from recbole_rella.data.rows import RowDataset, learns_from_labels, same_rows
+from recbole_rella.data.split import ROW_ID, Split, SplitError
+from recbole_rella.quick_start import make_config
+
+
+def shared(tiny, **more):
+    keys = ("threshold", "data_path", "use_gpu", "gpu_id", "show_progress", "min_history")
+    evaluation = {
+        "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": None, "mode": "labeled"},
+        "metrics": ["AUC"],
+        "valid_metric": "AUC",
+        "train_neg_sample_args": None,
+        "load_col": None,
+    }
+    return {**{key: tiny[key] for key in keys}, **evaluation, **more}
+
+
+def make_split(name, tiny, path="split.npz", **more):
+    config = make_config("ReLLa", name, config_dict={**tiny, **more})
+    init_seed(1, True)
+    dataset = RowDataset(config)
+    split = Split.of(dataset)
+    split.save(path)
+    return split, dataset
+
+
+def load(model, name, tiny, **more):
+    from recbole.data import create_dataset
+
+    config = make_config(model, name, config_dict=shared(tiny, split_file="split.npz", **more))
+    with same_rows(config):
+        dataset = create_dataset(config)
+    return config, dataset, data_preparation(config, dataset)
+
+
+@pytest.mark.parametrize("model, kind", [("FM", Dataset), ("DIN", SequentialDataset), ("DIEN", SequentialDataset)])
+@pytest.mark.parametrize("order", ["TO", "RO"])
+def test_every_model_has_the_rows_of_the_split_in_its_order(model, kind, order, movies):
+    name, tiny = movies
+    args = {"split": {"RS": [0.7, 0.1, 0.2]}, "order": order, "group_by": None, "mode": "labeled"}
+    split, rows = make_split(name, tiny, eval_args=args)
+    _, dataset, loaders = load(model, name, tiny)
+    assert isinstance(dataset, kind) and dataset.identity() == rows.identity() == split.rows
+    for loader, row_ids in zip(loaders, (split.train, split.valid, split.test)):
+        np.testing.assert_array_equal(loader._dataset.inter_feat[ROW_ID].numpy(), row_ids)
+        inter = loader._dataset.inter_feat
+        tokens = dataset.field2id_token[dataset.iid_field][inter[dataset.iid_field].numpy()]
+        expected = rows.field2id_token[rows.iid_field][rows.rows.item[row_ids]]
+        np.testing.assert_array_equal(tokens, expected)
+        np.testing.assert_array_equal(inter[dataset.label_field].numpy(), rows.rows.label[row_ids])
+
+
+@pytest.mark.parametrize("longest", [3, 50])
+def test_sequential_models_get_the_full_past(longest, movies):
+    """The latest items before the row in the order of the row_ids, those that min_history dropped included."""
+    name, tiny = movies
+    make_split(name, {**tiny, "min_history": 4})
+    _, dataset, loaders = load("DIN", name, {**tiny, "min_history": 4}, MAX_ITEM_LIST_LENGTH=longest)
+    rows, seen = dataset.rows, 0
+    for loader in loaders:
+        inter = loader._dataset.inter_feat
+        for row, items, length in zip(inter[ROW_ID].numpy(), inter["item_id_list"].numpy(), inter["item_length"].numpy()):
+            past = np.flatnonzero((rows.user[:row] == rows.user[row]))[-longest:]
+            assert items[:length].tolist() == rows.item[past].tolist() and not items[length:].any()
+            seen += 1
+    assert seen == sum(len(loader._dataset) for loader in loaders) > 100
+
+
+def test_histories_follow_the_row_ids_where_recboles_times_are_rounded(movies):
+    """Behaviours 37 seconds apart share a float32 time; a history must not show the later one."""
+    name, tiny = movies
+    _, dataset = make_split(name, tiny)
+    times = dataset.rows.time.astype(np.float32)
+    assert len(np.unique(times)) < len(np.unique(dataset.rows.time))
+    _, din, loaders = load("DIN", name, tiny)
+    inter = loaders[2]._dataset.inter_feat
+    rows = din.rows
+    for row, items, length in zip(inter[ROW_ID].numpy(), inter["item_id_list"].numpy(), inter["item_length"].numpy()):
+        assert rows.item[row] not in items[:length]  # each user has each item once in this data
+
+
+@pytest.mark.parametrize("model", ["FM", "DCNV2", "DIN"])
+def test_no_model_makes_a_feature_of_the_row_id(model, movies):
+    name, tiny = movies
+    make_split(name, tiny)
+    config, dataset, loaders = load(model, name, tiny)
+    assert not [field for field in loaders[0]._dataset.fields() if field.startswith(ROW_ID)]
+    model = config.model_class(config, loaders[0]._dataset)
+    names = [*getattr(model, "token_field_names", []), *getattr(model, "field_names", [])]
+    assert ROW_ID not in names and str(dataset)
+
+
+def test_recboles_own_classes_are_left_as_they_were(movies):
+    import recbole.data.dataset as module
+
+    name, tiny = movies
+    make_split(name, tiny)
+    before = set(vars(module)), module.DIENDataset
+    load("DIEN", name, tiny)
+    load("FM", name, tiny)
+    assert (set(vars(module)), module.DIENDataset) == before
+
+
+def test_models_that_do_not_learn_from_labels_are_refused(movies):
+    name, tiny = movies
+    make_split(name, tiny)
+    with pytest.raises(SplitError, match="expected a context-aware or a sequential model that learns from labels .* found BPR"):
+        load("BPR", name, tiny, metrics=["AUC"])
+    from recbole.utils import get_model
+
+    assert [learns_from_labels(get_model(m)) for m in ("FM", "DIN", "SASRec", "BPR", "ReLLa")] == [True, True, False, False, True]
+
+
+def test_a_sequential_model_has_no_rows_without_history(movies):
+    name, tiny = movies
+    make_split(name, {**tiny, "min_history": 0})
+    load("FM", name, {**tiny, "min_history": 0})
+    with pytest.raises(SplitError, match="12 rows missing, for example row .* set min_history to at least 1"):
+        load("DIN", name, {**tiny, "min_history": 0})
+
+
+def test_a_split_belongs_to_its_rows(movies):
+    name, tiny = movies
+    make_split(name, tiny)
+    with pytest.raises(SplitError, match="expected a split of these rows .* found one of others"):
+        load("FM", name, {**tiny, "threshold": {"rating": 3}})
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b""])
+def test_a_damaged_split_is_told_of(damage, movies, tmp_path):
+    from pathlib import Path
+
+    name, tiny = movies
+    make_split(name, tiny)
+    Path("split.npz").write_bytes(damage(Path("split.npz").read_bytes()))
+    with pytest.raises(SplitError, match="expected a split at .* found none that reads"):
+        load("FM", name, tiny)
+
+
+def test_rella_on_a_split_equals_rella_on_its_own(movies):
+    from recbole_rella import run_recbole_rella
+
+    name, tiny = movies
+    make_split(name, tiny)
+    alone = run_recbole_rella("ReLLa", name, config_dict={**tiny, "train_shots": 50})
+    by_file = run_recbole_rella("ReLLa", name, config_dict={**tiny, "train_shots": 50, "split_file": "split.npz"})
+    assert alone["test_result"] == by_file["test_result"] and alone["best_valid_result"] == by_file["best_valid_result"]
+
+
+def test_shots_for_a_built_in_model_are_rellas(movies):
+    from recbole.data import create_dataset
+
+    name, tiny = movies
+    make_split(name, tiny)
+    _, _, loaders = load("FM", name, tiny, train_shots=40)
+    config = make_config("ReLLa", name, config_dict={**tiny, "train_shots": 40, "train_history": "recent"})
+    rella = data_preparation(config, create_dataset(config))
+    np.testing.assert_array_equal(loaders[0]._dataset.inter_feat[ROW_ID].numpy(), rella[0]._dataset.inter_feat[ROW_ID].numpy())

@@ -1,0 +1,126 @@
+"""Which settings each run gets, and when two runs are one."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_rella.config import properties_folder
+from recbole_rella.experiments.plan import Run, make_entries, settings_of, variant_names, with_both_histories
+from recbole_rella.experiments.sweep import parse_sweep
+from recbole_rella.quick_start import ModelError, make_config
+from recbole_rella.settings import ConfigError
+
+
+def settings(movies, model, **more):
+    name, tiny = movies
+    base = make_config("ReLLa", name, config_dict={**tiny, **more})
+    return {entry.label: settings_of(entry, base, 3, "split.npz") for entry in make_entries(model.split(","))}
+
+
+def test_data_and_evaluation_are_shared_and_the_rest_is_not(movies):
+    found = settings(movies, "ReLLa,FM,DIN", train_shots=30, lora_r=4, learning_rate=0.01)
+    for label in ("FM", "DIN"):
+        own = found[label]
+        assert own["threshold"] == {"rating": 4} and own["eval_args"]["order"] == "TO" and own["learning_rate"] == 0.01
+        assert own["metrics"] == ["AUC", "LogLoss", "Accuracy", "UAUC"] and own["valid_metric"] == "AUC"
+        assert not {"lora_r", "train_shots", "history_size", "mini_epochs", "llm", "transform"} & set(own)
+    assert found["ReLLa"]["lora_r"] == 4 and found["ReLLa"]["train_shots"] == 30
+    assert all(own["seed"] == 3 and own["split_file"] == "split.npz" for own in found.values())
+
+
+def test_what_rellas_own_files_set_is_not_forced_on_others(movies):
+    found = settings(movies, "ReLLa,DCNV2")
+    tiny = movies[1]
+    assert tiny["epochs"] == 1 and found["DCNV2"]["epochs"] == 1  # the user said so
+    assert "warmup_ratio" not in found["DCNV2"] and "clip_grad_norm" not in found["DCNV2"]
+
+
+def test_shots_for_all(movies):
+    assert settings(movies, "FM", train_shots=30, train_shots_for="all")["FM"]["train_shots"] == 30
+    assert "train_shots" not in settings(movies, "FM", train_shots=30, train_shots_for="ReLLa")["FM"]
+
+
+def test_a_key_of_one_model_is_for_it_alone(movies, monkeypatch):
+    more = {"FM.epochs": 7, "TALLRec.lora_r": 2, "ReLLa.lora_r": 5}
+    found = settings(movies, "FM,DIN,ReLLa,TALLRec", **more)
+    assert [found[label]["epochs"] for label in ("FM", "DIN", "ReLLa")] == [7, 1, 1]
+    assert found["TALLRec"]["lora_r"] == 2 and found["ReLLa"]["lora_r"] == 5
+    assert not any("." in key for own in found.values() for key in own)
+    name, tiny = movies
+    monkeypatch.setattr("sys.argv", ["run", "--FM.embedding_size=6", "--ReLLa.lora_r=3"])
+    assert make_config("FM", name, config_dict=tiny)["embedding_size"] == 6
+    assert make_config("ReLLa", name, config_dict=tiny)["lora_r"] == 3
+
+
+def test_every_shipped_variant_is_an_entry():
+    names = variant_names()
+    assert {"TALLRec", "zero_shot", "mixed", "retrieved_only"} <= set(names)
+    for entry, path in zip(make_entries(sorted(names)), (names[n] for n in sorted(names))):
+        assert entry.model == "ReLLa" and entry.own == yaml.safe_load(path.read_text()) and entry.is_rella
+        assert properties_folder() in path.parents
+
+
+def test_a_variant_of_ones_own_and_of_another_model(tmp_path):
+    (tmp_path / "small_fm.yaml").write_text("model: FM\nembedding_size: 4\n")
+    (entry,) = make_entries([str(tmp_path / "small_fm.yaml")])
+    assert (entry.label, entry.model, entry.own) == ("small_fm", "FM", {"embedding_size": 4}) and not entry.is_rella
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["Rella"], "expected a model of RecBole, an import path, a YAML file or one of .*TALLRec.* found 'Rella'"),
+        (["no.such.Model"], "import path of a class, found 'no.such.Model'"),
+        (["nowhere.yaml"], "expected a model or a YAML file, found 'nowhere.yaml', which does not exist"),
+        (["FM", "SASRec"], "that learn from the labels of rows .* found SASRec"),
+        (["FM", "FM"], "expected different models, found"),
+    ],
+)
+def test_models_that_cannot_be_compared(names, message):
+    with pytest.raises(ModelError, match=message):
+        make_entries(names)
+
+
+def test_equal_settings_are_one_run_and_other_contents_another(movies, tmp_path):
+    name, tiny = movies
+    (tmp_path / "own.jinja").write_text("{{ target.text }}:")
+    base = make_config("ReLLa", name, config_dict={**tiny, "prompt_template": str(tmp_path / "own.jinja")})
+    fm, rella = make_entries(["FM", "ReLLa"])
+
+    def run(entry, value, folder="split.npz"):
+        own = entry if not entry.is_rella else type(entry)(entry.label, entry.model, {"history_size": value})
+        return Run(own, 1, value, settings_of(own, base, 1, folder)).name
+
+    assert run(fm, 3) == run(fm, 4) and run(rella, 3) != run(rella, 4)
+    assert run(rella, 3) == run(rella, 3, folder="elsewhere/split.npz")
+    before = run(rella, 3)
+    (tmp_path / "own.jinja").write_text("{{ question }} {{ target.text }}:")
+    assert run(rella, 3) != before
+
+
+def test_a_sweep_shows_both_histories_unless_one_is_chosen():
+    entries = make_entries(["ReLLa", "TALLRec", "FM"])
+    found = with_both_histories(entries, {})
+    assert [entry.label for entry in found] == ["ReLLa (retrieved)", "ReLLa (recent)", "TALLRec", "FM"]
+    assert found[1].own == {"train_history": "recent", "eval_history": "recent"}
+    assert with_both_histories(entries, {"eval_history": "recent"}) == entries
+
+
+def test_sweeps_are_read_as_yaml():
+    assert parse_sweep("history_size:5,10") == ("history_size", [5, 10])
+    assert parse_sweep("learning_rate: 0.01, 0.1") == ("learning_rate", [0.01, 0.1])
+    assert parse_sweep("lora_target_modules:[q_proj],[q_proj, v_proj]")[1] == [["q_proj"], ["q_proj", "v_proj"]]
+    for text in ("history_size", "history_size:", ":5", ""):
+        with pytest.raises(ConfigError, match="expected key:value,value"):
+            parse_sweep(text)
+    for key in ("min_history", "eval_args", "threshold"):
+        with pytest.raises(ConfigError, match="which decides on the rows"):
+            parse_sweep(f"{key}:1,2")
+
+
+def test_variants_name_only_keys_that_exist(movies):
+    name, tiny = movies
+    for path in variant_names().values():
+        make_config("ReLLa", name, [str(path)], tiny)
+    assert Path(variant_names()["TALLRec"]).read_text().count("recent") >= 2

@@ -1,0 +1,46 @@
+"""A key over several values: one row a model and value, and how heterogeneous the shown behaviours are."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_rella.experiments import runs
+from recbole_rella.experiments.sweep import run_sweep
+from recbole_rella.settings import ConfigError
+
+def test_sweep_of_the_history_size(movies, in_this_process):
+    name, tiny = movies
+    lines = []
+    settings = {**tiny, "heterogeneity_field": "class"}
+    curves, folder = run_sweep("history_size:1,3", ["ReLLa", "FM"], name, None, settings, seeds=[1], output_folder="out", report=lines.append)
+    assert curves["model"].tolist() == ["ReLLa (retrieved)"] * 2 + ["ReLLa (recent)"] * 2 + ["FM"] * 2
+    assert curves["history_size"].tolist() == [1, 3] * 3 and (curves["seeds"] == 1).all()
+    rella = curves.iloc[:4]
+    assert rella["shown behaviours"].tolist() == pytest.approx([1, 3, 1, 3], abs=0.2)
+    unique = rella["unique class"].to_numpy()
+    assert unique[0] == unique[2] == 1 and unique[1] < unique[3]  # retrieved behaviours are of the target's genre
+    # FM knows no history size: one run for both values, drawn level.
+    fm = curves.iloc[4:]
+    assert fm["test AUC"].nunique() == 1 and len(list(Path("saved").glob("*/FM-*"))) == 1
+    assert sum("running" in line for line in lines) == 2 * 2 + 1
+    assert sorted(p.name for p in folder.iterdir()) == [f"sweep-history_size.{kind}" for kind in ("csv", "md", "png")]
+    saved = pd.read_csv(folder / "sweep-history_size.csv")
+    np.testing.assert_allclose(saved["test AUC"], curves["test AUC"])
+    assert (folder / "sweep-history_size.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_sweep_of_any_key_over_any_model(movies, in_this_process):
+    name, tiny = movies
+    curves, _ = run_sweep("embedding_size:2,6", ["FM"], name, None, tiny, report=lambda _: None)
+    assert curves["test AUC"].notna().all() and len(list(Path("saved").glob("*/FM-*"))) == 2
+
+
+def test_a_value_that_cannot_be_stops_before_any_run(movies, monkeypatch):
+    name, tiny = movies
+    monkeypatch.setattr(runs, "_start", lambda *_: pytest.fail("a run was started"))
+    with pytest.raises(ConfigError, match="history_size: expected an integer of at least 1, found 0"):
+        run_sweep("history_size:3,0", ["ReLLa"], name, None, tiny)
+    assert sys.argv == ["test"]

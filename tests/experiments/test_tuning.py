@@ -1,0 +1,193 @@
+"""Tuning: every tool and algorithm, the best configuration, failing trials, and what trials share."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from recbole_rella import compat, objective_function, run_recbole_rella
+from recbole_rella.config import properties_folder
+from recbole_rella.experiments.tuning import TuningError, read_space, tune
+from recbole_rella.settings import ConfigError
+
+CHOICES = "lora_r choice [2,4]\nhistory_size choice [2,3]\n"
+
+
+@pytest.fixture(autouse=True)
+def _no_log_of_many_trials(monkeypatch):
+    monkeypatch.setenv("HYPEROPT_FMIN_SEED", "3")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    environment = compat.ray_environment()
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env=environment)
+    yield
+    ray.shutdown()
+
+
+def search(movies, space=CHOICES, **more):
+    name, tiny = movies
+    Path("space.hyper").write_text(space)
+    own = {**more.pop("config_dict", {}), **tiny, "cache_dir": str(Path("cache").resolve())}
+    return tune("space.hyper", "ReLLa", name, None, own, output_file="out/hyper.result", **more)
+
+
+def check_best(best, score, path):
+    """The best configuration reproduces the best score."""
+    assert path == Path("out/hyper.best.yaml").resolve() and path.is_file()
+    settings = yaml.safe_load(path.read_text())
+    assert {key: settings[key] for key in best} == best
+    again = run_recbole_rella(config_file_list=[str(path)])
+    assert float(again["best_valid_score"]) == score
+
+
+@pytest.mark.parametrize("algo, trials", [("exhaustive", 4), ("random", 3), ("bayes", 3)])
+def test_hyperopt(algo, trials, movies):
+    best, score, path = search(movies, algo=algo, max_evals=3, display_file="chart.html")
+    results = Path("out/hyper.result").read_text()
+    assert set(best) == {"lora_r", "history_size"} and 1 <= results.count("Test result:") <= trials
+    assert results.count("Test result:") == 4 or algo != "exhaustive"
+    assert f"{score:g}" in results and "<html>" in Path("chart.html").read_text()
+    check_best(best, score, path)
+
+
+@pytest.mark.parametrize("algo", ["exhaustive", "random", "bayes"])
+def test_ray(algo, movies, ray_cluster):
+    chart = "chart.html" if algo == "exhaustive" else None
+    best, score, path = search(movies, tool="Ray", algo=algo, max_evals=2, concurrency=2 if chart else 1, display_file=chart)
+    assert Path("chart.html").is_file() == bool(chart)
+    assert set(best) == {"lora_r", "history_size"} and "Test result:" in Path("out/hyper.result").read_text()
+    check_best(best, score, path)
+
+
+@pytest.mark.parametrize("tool", ["Hyperopt", "Ray"])
+def test_a_trial_that_fails_does_not_end_the_search(tool, movies, ray_cluster, caplog):
+    caplog.set_level(logging.ERROR)
+    best, _, _ = search(movies, "max_prompt_tokens choice [8,512]\n", tool=tool)
+    assert best == {"max_prompt_tokens": 512}
+    assert "max_prompt_tokens:8 failed" in caplog.text and "PromptBudgetError" in caplog.text
+
+
+def test_no_trial_came_to_its_end(movies):
+    with pytest.raises(TuningError, match="No trial came to its end"):
+        search(movies, "max_prompt_tokens choice [8,9]\n")
+
+
+def test_trials_share_the_caches(movies, monkeypatch):
+    """lora_r changes nothing before the adapters: one pretraining, one encoding, one retrieval, one set of prompts."""
+    import recbole_rella.files as files
+    from recbole_rella.llm import mini
+
+    made = []
+    save = np.savez
+    monkeypatch.setattr(files.np, "savez", lambda file, **arrays: made.append(Path(file.name).name.split("-")[0]) or save(file, **arrays))
+    pretrain = mini._train
+    monkeypatch.setattr(mini, "_train", lambda *a: made.append("mini") or pretrain(*a))
+    search(movies, "lora_r choice [2,3,4]\n")
+    assert sorted(made) == ["item", "mini", "prompts", "prompts", "retrieved"]
+    made.clear()
+    search(movies, "history_size choice [2,4]\n")  # 4 was there before
+    assert sorted(made) == ["prompts", "prompts", "retrieved"]
+
+
+def test_two_processes_make_a_cached_file_once(tmp_path):
+    code = (
+        "import sys, time, numpy as np\nfrom recbole_rella.files import cached_arrays\n"
+        "def make():\n    open('made', 'a').write('x'); time.sleep(1); return {'a': np.arange(3)}\n"
+        "print(cached_arrays('cache/thing.npz', make)['a'].tolist())"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in both] == ["[0, 1, 2]"] * 2
+    assert Path("made").read_text() == "x"
+
+
+def test_the_shipped_space_is_read_as_recbole_reads_it():
+    from recbole.trainer import HyperTuning
+
+    path = properties_folder() / "hyper" / "rella.hyper"
+    space = read_space(path)
+    assert set(space) == set(HyperTuning(objective_function, params_file=str(path), algo="bayes").space)
+    assert space["train_history"] == ("choice", ["mixed", "retrieved", "recent"]) and space["lora_dropout"] == ("uniform", [0, 0.2])
+
+
+@pytest.mark.parametrize(
+    "space, more, error, message",
+    [
+        ("lora_r pick [2]\n", {}, TuningError, "space.hyper, line 1: expected `key choice"),
+        ("lora_r choice 2\n", {}, TuningError, "line 1: expected"),
+        ("\n", {}, TuningError, "expected at least one searched key"),
+        ("lora_r uniform 2,4,5\n", {}, TuningError, "line 1: expected"),
+        ("lora_s choice [2]\n", {}, ConfigError, "lora_s: there is no such key; the nearest valid one is lora_r"),
+        ("lora_r choice [2,0]\n", {}, ConfigError, "lora_r: expected an integer of at least 1, found 0"),
+        ("lora_dropout uniform 0.0,3.0\n", {"algo": "random"}, ConfigError, "lora_dropout: expected a number"),
+        ("lora_dropout uniform 0.0,0.2\n", {}, TuningError, "expected choices alone for exhaustive"),
+        (CHOICES, {"algo": "best", "tool": "Optuna"}, ConfigError, "tool: .*\n.*algo: expected one of exhaustive, random, bayes"),
+        (CHOICES, {"max_evals": 0}, ConfigError, "max_evals: expected an integer of at least 1, found 0"),
+    ],
+)
+def test_a_search_that_cannot_start(space, more, error, message, movies, monkeypatch):
+    monkeypatch.setattr("recbole_rella.quick_start._run", lambda *_: pytest.fail("a trial was started"))
+    with pytest.raises(error, match=message):
+        search(movies, space, **more)
+
+
+def test_no_file_of_keys(movies):
+    with pytest.raises(TuningError, match="expected a file with the searched keys, found none at nowhere.hyper"):
+        tune("nowhere.hyper", "ReLLa", movies[0], None, movies[1])
+
+
+def test_a_script_in_the_way_of_recboles_run_hyper(movies, ray_cluster):
+    """HyperTuning with files alone, and Ray's own tune.run over the function that reports test metrics."""
+    from ray import tune as ray_tune
+    from recbole.trainer import HyperTuning
+
+    name, tiny = movies
+    Path("space.hyper").write_text("lora_r choice [2,4]\n")
+    own = {**tiny, "model": "ReLLa", "dataset": name, "cache_dir": str(Path("cache").resolve()), "checkpoint_dir": str(Path("saved").resolve())}
+    Path("own.yaml").write_text(yaml.safe_dump(own))
+    tuning = HyperTuning(objective_function, algo="exhaustive", params_file="space.hyper", fixed_config_file_list=["own.yaml"])
+    tuning.run()
+    tuning.export_result(output_file="hyper.result")
+    assert len(tuning.params2result) == 2 and tuning.best_params["lora_r"] in (2, 4)
+    result = ray_tune.run(
+        ray_tune.with_parameters(objective_function, config_file_list=[str(Path("own.yaml").resolve())]),
+        config={"lora_r": ray_tune.choice([2, 4])}, num_samples=1, storage_path=str(Path("ray").resolve()), verbose=0,
+    )  # fmt: skip
+    found = {r["test_result"]["auc"] for r in tuning.params2result.values()}
+    assert result.trials[0].metric_analysis["auc"]["max"] in found
+
+
+RUN_HYPER = """
+import argparse
+from ray import tune
+from recbole.quick_start import objective_function
+from recbole.trainer import HyperTuning
+parser = argparse.ArgumentParser()
+for name in ("config_files", "params_file", "output_file"):
+    parser.add_argument("--" + name)
+arguments, _ = parser.parse_known_args()
+tuning = HyperTuning(objective_function, algo="exhaustive", params_file=arguments.params_file, fixed_config_file_list=arguments.config_files.split(" "))
+tuning.run()
+tuning.export_result(output_file=arguments.output_file)
+print("best params:", tuning.best_params, objective_function.__module__)
+"""
+
+
+def test_a_script_that_imports_recboles_objective_function_runs_unchanged(movies):
+    """RecBole's run_hyper.py is in its repository, not in its wheel; this script takes the same things from RecBole."""
+    name, tiny = movies
+    Path("run_hyper.py").write_text(RUN_HYPER)
+    Path("space.hyper").write_text("lora_r choice [2,4]\n")
+    Path("own.yaml").write_text(yaml.safe_dump({**tiny, "model": "ReLLa", "dataset": name}))
+    command = [sys.executable, "-m", "recbole_rella", "run_hyper.py", "--params_file=space.hyper", "--config_files=own.yaml", "--output_file=out.result"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "best params: {'lora_r': " in done.stdout and "recbole_rella.quick_start" in done.stdout
+    assert Path("out.result").read_text().count("Test result:") == 2

@@ -1,0 +1,172 @@
+"""Scoring outside the training run: what is asked for by words scores as what the data set has."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_rella import run_recbole_rella
+from recbole_rella.prompt.template import TemplateError
+from recbole_rella.serving.requests import score_file
+from recbole_rella.serving.scorer import RequestError, Scorer
+
+
+@pytest.fixture
+def trained(movies):
+    """A factory of Scorers of a fresh run, and the run's predictions."""
+
+    def make(**more):
+        name, tiny = movies
+        run_recbole_rella("ReLLa", name, config_dict={**tiny, **more})
+        (folder,) = Path("saved").glob("ReLLa-*")
+        return Scorer.load(folder), pd.read_csv(folder / "test_predictions.csv", dtype={"user_id": str, "item_id": str})
+
+    return make
+
+
+def past_of(scorer, row):
+    """The history of a row as a request gives it, in another order."""
+    dataset = scorer.dataset
+    rows, items = dataset.rows, dataset.field2id_token[dataset.iid_field]
+    past = dataset.histories.of(row)
+    return [(items[rows.item[b]], float(rows.rating[b]), int(rows.time[b])) for b in past[::-1]]
+
+
+@pytest.mark.parametrize("eval_history", ["retrieved", "recent"])
+@pytest.mark.parametrize("encoder", ["tfidf", "llm"])
+def test_a_request_that_repeats_a_row_scores_as_the_row(eval_history, encoder, trained):
+    scorer, predictions = trained(eval_history=eval_history, retrieval_encoder=encoder)
+    chosen = predictions.iloc[::5]
+    requests = [
+        {"user_id": row.user_id, "history": past_of(scorer, row.row_id), "candidates": [row.item_id]} for row in chosen.itertuples()
+    ]
+    found = scorer.score_many(requests)
+    np.testing.assert_allclose(found["score"], chosen["score"], atol=1e-5)
+    assert found["request"].tolist() == list(range(len(chosen))) and (found["rank"] == 1).all()
+
+
+def test_words_count_not_ids(trained):
+    """An unknown user and items that the data set does not have, in the words of those that it has."""
+    scorer, predictions = trained()
+    row = predictions.iloc[-1]
+    dataset = scorer.dataset
+    words = {token: dataset.words_of("item", place) for place, token in enumerate(dataset.field2id_token[dataset.iid_field])}
+
+    def new(token):
+        return {field: text for field, text in words[token].items() if field != "item_id"}
+
+    history = past_of(scorer, row.row_id)
+    age = dataset.words_of("user", list(dataset.field2id_token[dataset.uid_field]).index(row.user_id))["age"]
+    others = [token for token in words if token not in ("[PAD]", row.item_id)][:6]
+    by_id = scorer.score([row.item_id, *others], user_id=row.user_id, history=history)
+    by_words = scorer.score(
+        [new(row.item_id), *map(new, others)], profile={"age": age}, history=[(new(item), rating, time) for item, rating, time in history]
+    )
+    np.testing.assert_allclose(by_words["score"], by_id["score"], atol=1e-5)
+    assert by_words["candidate"][0] == words[row.item_id]["movie_title"] and by_id["candidate"][0] == row.item_id
+    assert sorted(by_id["rank"]) == list(range(1, 8)) and by_id.loc[by_id["score"].idxmax(), "rank"] == 1
+
+
+def test_a_known_user_brings_profile_and_rows(trained):
+    scorer, _ = trained()
+    dataset = scorer.dataset
+    user = list(dataset.field2id_token[dataset.uid_field]).index("3")
+    rows = np.flatnonzero(dataset.rows.user == user)
+    items = dataset.field2id_token[dataset.iid_field]
+    history = [(items[dataset.rows.item[r]], float(dataset.rows.rating[r]), int(dataset.rows.time[r])) for r in rows]
+    new = {"movie_title": "Drama Story 99", "class": "Drama", "release_year": 1999}
+    pd.testing.assert_frame_equal(scorer.score([new, "105"], user_id="3"), scorer.score([new, "105"], user_id="3", history=history))
+    assert scorer.score([new])["score"].between(0, 1).all()  # nobody, without a past
+
+
+def test_bulk_equals_single(trained):
+    scorer, _ = trained()
+    requests = [{"user_id": str(u), "candidates": ["101", "102", "103"]} for u in range(8)]
+    bulk = scorer.score_many(requests)
+    single = pd.concat([scorer.score(**request).assign(request=place) for place, request in enumerate(requests)])
+    np.testing.assert_allclose(bulk["score"], single["score"], atol=1e-5)
+
+
+BAD_REQUESTS = [
+    ({"candidates": []}, "candidates: expected a list of items that is not empty, found"),
+    ({"candidates": "101"}, "candidates: expected a list of items"),
+    ({"candidates": ["nothing"]}, "item: expected an id of the data set movies, found 'nothing'. Give a dict"),
+    ({"candidates": ["101"], "user_id": "nobody"}, "user: expected an id of the data set"),
+    ({"candidates": [{"title": "x"}]}, r"Expected fields of the item among .*movie_title.*, found \['title'\]"),
+    ({"candidates": ["101"], "profile": {"size": 3}}, "Expected fields of the user among"),
+    ({"candidates": ["101"], "profile": "old"}, "profile: expected a dict of user fields"),
+    ({"candidates": ["101"], "history": "101"}, "history: expected a list"),
+    ({"candidates": ["101"], "history": [("101", 5)]}, r"history: expected \(item, rating, time\)"),
+    ({"candidates": ["101"], "history": [("101", "good", 5)]}, "expected numbers as rating and time"),
+    ({"candidates": ["101"], "history": [{"item": "101", "time": 5}]}, "expected a rating in each behaviour"),
+    ({"candidates": ["101"], "history": [{"item": "101", "time": 5, "rating": 3, "label": 2}]}, "expected the label 0 or 1, found 2"),
+    ({"candidates": ["101"], "targets": []}, r"Expected the keys candidates, .* found \['targets'\]"),
+]
+
+
+def test_requests_that_cannot_be_scored(trained):
+    scorer, _ = trained(mini_epochs=0, epochs=0)
+    for request, message in BAD_REQUESTS:
+        with pytest.raises(RequestError, match=message):
+            scorer.score_many([request])
+
+
+REQUESTS = [
+    {"id": "a", "user_id": "3", "candidates": ["101", "105", {"movie_title": "Horror Story 99", "class": "Horror"}]},
+    {"id": "b", "profile": {"age": "33"}, "history": [["101", 5, 100], ["104", 2, 50]], "candidates": ["102"]},
+    {"id": "c", "user_id": "nobody", "candidates": ["102"]},
+    {"id": "d", "user_id": "5", "candidates": ["103"]},
+]
+
+
+def write(kind):
+    path = Path(f"requests.{kind}")
+    if kind == "jsonl":
+        path.write_text("\n".join([*map(json.dumps, REQUESTS), "", "{not json"]) + "\n")
+    else:
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "user_id", "age", "history", "candidates"])
+            for r in REQUESTS:
+                history = json.dumps(r["history"]) if "history" in r else ""
+                one = r["candidates"] if len(r["candidates"]) > 1 else r["candidates"][0]
+                cells = [r["id"], r.get("user_id", ""), r.get("profile", {}).get("age", ""), history]
+                writer.writerow([*cells, json.dumps(one) if isinstance(one, list) else one])
+            file.write("e,3\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_file_of_requests(kind, trained, caplog):
+    scorer, _ = trained()
+    assert score_file(scorer, write(kind), "out/scores.csv", show_progress=False) == (3, 2)
+    table = pd.read_csv("out/scores.csv", dtype={"candidate": str})
+    assert list(table) == ["line", "id", "candidate", "score", "rank"]
+    assert table["id"].tolist() == ["a", "a", "a", "b", "d"] and sorted(table["rank"][:3]) == [1, 2, 3]
+    good = [{k: v for k, v in r.items() if k != "id"} for r in REQUESTS if r["id"] != "c"]
+    np.testing.assert_allclose(table["score"], scorer.score_many(good)["score"], atol=1e-5)
+    first = 1 if kind == "jsonl" else 2
+    assert table["line"].tolist() == [first] * 3 + [first + 1, first + 3]
+    assert f"line {first + 2} is left out: user: expected an id" in caplog.text and "line 6 is left out" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_bad_line_may_end_the_command_and_leaves_no_half_file(kind, trained):
+    scorer, _ = trained(mini_epochs=0, epochs=0)
+    with pytest.raises(RequestError, match=r"requests\.\w+, line \d: "):
+        score_file(scorer, write(kind), "out/scores.csv", bad_lines="fail", show_progress=False)
+    assert not Path("out/scores.csv").exists()
+
+
+def test_files_and_options_that_are_not_there(trained):
+    scorer, _ = trained(mini_epochs=0, epochs=0)
+    with pytest.raises(RequestError, match="expected a file of requests, found none at nowhere.jsonl"):
+        score_file(scorer, "nowhere.jsonl", "scores.csv")
+    with pytest.raises(RequestError, match="bad_lines: expected one of skip, fail, found 'ignore'"):
+        score_file(scorer, write("csv"), "scores.csv", bad_lines="ignore")
+    with pytest.raises(FileNotFoundError, match="Expected the folder of a run"):
+        Scorer.load("nowhere")
+    assert issubclass(TemplateError, ValueError)
