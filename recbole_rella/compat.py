@@ -4,6 +4,7 @@ Every shim names the release that made it necessary and does nothing under an ol
 is imported. tests/test_compat.py fails as soon as RecBole no longer needs one of them.
 """
 
+import contextlib
 import functools
 import sys
 import types
@@ -51,6 +52,20 @@ def apply():
     _numpy_aliases()
     _dok_matrix_update()
     _trusted_checkpoints()
+
+
+@contextlib.contextmanager
+def anomaly_detection_kept():
+    """RecBole's SINE turns torch's anomaly detection on when its module is imported, and every sequential model imports it.
+
+    From then on all training of the process is slower, and a loss of nan ends with torch's message, not RecBole's. What looks
+    up a model does so within this context, which leaves the detection as the user had it.
+    """
+    detects, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        yield
+    finally:
+        torch.autograd.set_detect_anomaly(detects, checks)
 
 
 def _bool8():

@@ -14,6 +14,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
 
+from recbole_rella.compat import anomaly_detection_kept
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.rows import KeepsRows, same_rows
 from recbole_rella.data.split import ROW_ID
@@ -48,7 +49,8 @@ def make_config(model=None, dataset=None, config_file_list=None, config_dict=Non
         sources = [*(read_yaml(path) or {} for path in config_file_list or []), config_dict or {}]
         named = [source["model"] for source in sources if "model" in source]
         model = named[-1] if named and "." in str(named[-1]) else None
-    return Config(find_model(model), dataset, config_file_list, config_dict)
+    with anomaly_detection_kept():
+        return Config(find_model(model), dataset, config_file_list, config_dict)
 
 
 def _load(config):

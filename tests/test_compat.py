@@ -58,6 +58,18 @@ def test_nothing_imports_ray():
     assert result.returncode == 0, result.stderr
 
 
+def test_sequential_models_still_turn_anomaly_detection_on():
+    look_up = "from recbole.utils import get_model; get_model('DIN')"
+    seen = "import sys, torch; sys.exit(torch.is_anomaly_enabled())"
+    assert run(f"import recbole_rella; {look_up}; {seen}").returncode == 1
+    for ours in (
+        "from recbole_rella.quick_start import make_config; make_config('DIN', 'ml-100k')",
+        "from recbole_rella.experiments.plan import make_entries; make_entries(['DIN'])",
+    ):
+        result = run(f"import recbole_rella; {ours}; {seen}")
+        assert result.returncode == 0, result.stderr
+
+
 def test_applying_twice_changes_nothing():
     load = recbole.trainer.trainer.torch.load
     compat.apply()

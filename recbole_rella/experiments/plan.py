@@ -16,6 +16,7 @@ import yaml
 from recbole.utils import get_model
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 
+from recbole_rella.compat import anomaly_detection_kept
 from recbole_rella.config import SCRIPT_KEYS, properties_folder
 from recbole_rella.data.rows import learns_from_labels
 from recbole_rella.files import fingerprint
@@ -48,7 +49,8 @@ class Entry:
         """
         found = find_model(self.model)
         try:
-            return get_model(found) if isinstance(found, str) else found
+            with anomaly_detection_kept():
+                return get_model(found) if isinstance(found, str) else found
         except (ValueError, AttributeError) as error:
             shipped = ", ".join(sorted(variant_names()))
             raise ModelError(
