@@ -53,14 +53,26 @@ def make_config(model=None, dataset=None, config_file_list=None, config_dict=Non
         return Config(find_model(model), dataset, config_file_list, config_dict)
 
 
-def _load(config):
-    """Data loaders and model of a configuration, seeded as RecBole does it."""
+def load_data(config):
+    """The data of a configuration, seeded as RecBole does it.
+
+    Args:
+        config (recbole.config.Config): of any model.
+
+    Returns:
+        tuple: data set; list of the data loaders of train, valid and test.
+    """
     init_seed(config["seed"], config["reproducibility"])
     ours = hasattr(config.model_class, "properties_file")
     with nullcontext() if ours or config["split_file"] is None else same_rows(config):
         dataset = create_dataset(config)
     getLogger().info(dataset)
-    loaders = data_preparation(config, dataset)
+    return dataset, data_preparation(config, dataset)
+
+
+def _load(config):
+    """Data set, data loaders and model of a configuration, seeded as RecBole does it."""
+    dataset, loaders = load_data(config)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     return dataset, loaders, model

@@ -1,14 +1,25 @@
-"""P(yes): the two answer logits at the one position that matters, in batches of similar length.
+"""P(yes): the two answer logits at the one position that matters, from as few tokens as possible.
 
-Prompts are padded on the right. Under causal attention nothing before the padding sees it, so neither an attention mask
-nor position ids are needed, and a prompt's score does not depend on its neighbours in the batch (law 3).
+Two ways, of which the cheaper one is taken: prompts as trees (packing.py), in which equal beginnings are computed once; and
+batches of similar length, padded on the right. Under causal attention nothing before the padding sees it, so neither an
+attention mask nor position ids are needed there. A prompt's score does not depend on what it is scored with (law 3).
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from peft.tuners.lora import LoraLayer
+
+from recbole_rella.llm.packing import prompt_trees
+from recbole_rella.llm.tree_attention import tree_attention, tree_way
+
+# Tokens that go through an LLM at a time on a CPU: with more, activations leave its caches, and each of them is a memory
+# mapping of its own (results/speed).
+_CPU_TOKENS = 2048
+# What one more call of an attention function costs on a CPU, in floating-point operations that could be done meanwhile.
+_CALL = 4e6
 
 
 def pad(sequences):
@@ -46,60 +57,170 @@ def batches_by_tokens(lengths, budget):
 
 
 @contextmanager
-def answer_position(llm, positions, token_ids=None):
-    """Within this context the LLM's head sees one position a row, and computes all logits or those of some tokens.
+def answers_alone(llm, places, token_ids=None):
+    """Within this context, what an LLM computes behind its last attention is computed where answers are read, and not elsewhere.
 
-    Whatever the LLM does to its logits afterwards (scaling, soft capping) stays in force, as it is done by the LLM.
+    The head gives all logits or those of some tokens. Whatever the LLM does to its logits afterwards (scaling, soft capping)
+    stays in force, as it is done by the LLM.
 
     Args:
         llm (transformers.PreTrainedModel): a causal LM.
-        positions (torch.Tensor): where the answer follows, int64 [n].
+        places (tuple of torch.Tensor): row and position of each of n answers in what the forward pass gets, int64 [n] each.
         token_ids (list of int, optional): the tokens whose logits are wanted; all by default.
 
     Yields:
-        bool: whether the logits are those of `token_ids` alone. A head that is no plain linear layer gives all.
+        bool: whether the logits are those of `token_ids` alone. A head that is no plain linear layer gives all. Either way they
+        are [n, 1, tokens].
     """
     head = llm.get_output_embeddings()
     few = token_ids is not None and type(head) is torch.nn.Linear
-    own_forward = head.__dict__.get("forward")
-    forward = head.forward
 
-    def forward_at_answer(hidden):
-        hidden = hidden[torch.arange(len(positions), device=hidden.device), positions.to(hidden.device)][:, None]
+    def head_at_answers(forward, hidden):
+        hidden = hidden[places][:, None]
         if not few:
             return forward(hidden)
-        bias = None if head.bias is None else head.bias[token_ids]
-        return F.linear(hidden, head.weight[token_ids], bias)
+        return F.linear(hidden, head.weight[token_ids], None if head.bias is None else head.bias[token_ids])
 
-    head.forward = forward_at_answer
-    try:
+    # Equal prompts of a tree end at one place, whose gradient must count once.
+    distinct = tuple(torch.unique(torch.stack(places), dim=1))
+
+    def layer_at_answers(forward, hidden):
+        chosen = forward(hidden[distinct])
+        return chosen.new_zeros(*hidden.shape[:-1], chosen.shape[-1]).index_put(distinct, chosen)
+
+    # Recomputed in the backward pass, after this context, a layer must be what it was.
+    recomputed = torch.is_grad_enabled() and getattr(llm, "is_gradient_checkpointing", False)
+    mlp = None if recomputed else _last_mlp(llm)
+    with _forward_replaced(head, head_at_answers), _forward_replaced(mlp, layer_at_answers) if mlp else nullcontext():
         yield few
+
+
+def _last_mlp(llm):
+    """The feed-forward part of the last layer, where the LLM has one that works on each position by itself."""
+    layers = getattr(llm.get_decoder(), "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if isinstance(layers, torch.nn.ModuleList) else None
+    return mlp if type(mlp).__name__.endswith("MLP") else None
+
+
+@contextmanager
+def _forward_replaced(module, replacement):
+    """Calls of a module go to `replacement`, which gets the module's own forward first."""
+    own, forward = module.__dict__.get("forward"), module.forward
+    module.forward = lambda *inputs: replacement(forward, *inputs)
+    try:
+        yield
     finally:
-        if own_forward is None:
-            del head.forward
+        if own is None:
+            del module.forward
         else:
-            head.forward = own_forward
+            module.forward = own
 
 
-def answer_logits(llm, input_ids, lengths, token_ids=None):
-    """Logits after the last token of each prompt, from one forward pass.
+def _plain(llm):
+    return llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+
+
+def forward_passes(llm, token_ids, lengths, budget):
+    """Divide prompts into forward passes: as trees, if that is cheaper than padded batches by the tokens and attention of both.
 
     Args:
         llm (torch.nn.Module): a causal LM, with or without PEFT around it.
-        input_ids (torch.Tensor): right-padded prompts, int64 [n, longest], on the LLM's device.
-        lengths (torch.Tensor): tokens of each prompt, int64 [n].
-        token_ids (list of int, optional): the tokens whose logits are wanted; all by default.
+        token_ids (torch.Tensor): right-padded prompts, int64 [n, longest], on the CPU.
+        lengths (torch.Tensor): tokens of each prompt, int64 [n], on the CPU.
+        budget (int): tokens that go through the LLM at a time, padding included; a single prompt may exceed it. On a CPU at
+            most a few thousand do.
 
     Returns:
-        torch.Tensor: float32 [n, len(token_ids) or vocabulary].
+        tuple: list of PromptTree, and the way in which `tree_attention` takes them; or list of torch.Tensor (places of prompts,
+        int64), and None.
     """
-    plain = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
-    with answer_position(plain, lengths - 1, token_ids) as few:
-        logits = llm(input_ids=input_ids, use_cache=False).logits[:, 0].float()
-    return logits if few or token_ids is None else logits[:, token_ids]
+    plain, n_tokens = _plain(llm), lengths.numpy()
+    budget = min(budget, _CPU_TOKENS) if plain.device.type == "cpu" else budget
+    batches = batches_by_tokens(n_tokens, budget)
+    way = tree_way(plain, int(n_tokens.max())) if len(n_tokens) > 1 else None
+    if way is not None:
+        trees = prompt_trees(token_ids, lengths, budget)
+        if _cost_of_trees(plain, trees, way) < _cost_of_batches(plain, n_tokens, batches):
+            return trees, way
+    return [torch.from_numpy(batch) for batch in batches], None
 
 
-@torch.no_grad()
+def _cost(llm, tokens, pairs, calls):
+    """Floating-point operations of passes over so many tokens, pairs of tokens that attend, and calls of attention."""
+    config = llm.config.get_text_config()
+    inner = sum(p.numel() for p in llm.get_decoder().parameters() if p.dim() > 1) - llm.get_input_embeddings().weight.numel()
+    return tokens * 2 * inner + (pairs * 4 * config.hidden_size + calls * _CALL) * config.num_hidden_layers
+
+
+def _cost_of_batches(llm, n_tokens, batches):
+    sizes = [(len(batch), int(n_tokens[batch[0]])) for batch in batches]
+    return _cost(llm, sum(n * longest for n, longest in sizes), sum(n * longest**2 for n, longest in sizes) / 2, len(sizes))
+
+
+def _cost_of_trees(llm, trees, way):
+    tokens = sum(map(len, trees))
+    if way == "mask":
+        return _cost(llm, tokens, sum(len(tree) ** 2 for tree in trees), len(trees))
+    pieces = [piece for tree in trees for piece in tree.pieces]
+    return _cost(llm, tokens, sum(length * (shared + length) for _, shared, length in pieces), len(pieces))
+
+
+def answer_logits(llm, token_ids, lengths, budget, answer_ids=None):
+    """Logits after the last token of each prompt.
+
+    Args:
+        llm (torch.nn.Module): a causal LM, with or without PEFT around it.
+        token_ids (torch.Tensor): right-padded prompts, int64 [n, longest].
+        lengths (torch.Tensor): tokens of each prompt, int64 [n].
+        budget (int): as for `forward_passes`.
+        answer_ids (list of int, optional): the tokens whose logits are wanted; all by default.
+
+    Yields:
+        tuple: for each forward pass the places of its m prompts, int64 [m], and their logits [m, tokens], on the LLM's device,
+        in float32 or what the LLM has beyond it.
+    """
+    token_ids, lengths, plain = token_ids.cpu(), lengths.cpu(), _plain(llm)
+    passes, way = forward_passes(llm, token_ids, lengths, budget)
+    with tree_attention(plain, way) if way else nullcontext() as enter:
+        for part in passes:
+            if way:
+                inputs, prompts = enter(part), part.prompts
+                places = torch.zeros_like(part.ends), part.ends
+            else:
+                prompts, n_tokens = part, lengths[part]
+                inputs = {"input_ids": token_ids[part, : int(n_tokens.max())].to(plain.device), "use_cache": False}
+                places = torch.arange(len(part)), n_tokens - 1
+            with answers_alone(plain, tuple(place.to(plain.device) for place in places), answer_ids) as few:
+                logits = llm(**inputs).logits[:, 0]
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            yield prompts.to(plain.device), logits if few or answer_ids is None else logits[:, answer_ids]
+
+
+@contextmanager
+def merged(llm):
+    """Within this context LoRA adapters are part of the weights, which are the same as before to the last bit afterwards.
+
+    Only float32 weights take them in: in others the sum would be rounded, and the scores would change.
+
+    Args:
+        llm (torch.nn.Module): a causal LM, with or without PEFT around it.
+    """
+    layers = [module for module in llm.modules() if isinstance(module, LoraLayer)]
+    weights = [layer.get_base_layer().weight for layer in layers]
+    if not layers or any(weight.dtype != torch.float32 or layer.merged for layer, weight in zip(layers, weights)):
+        yield
+        return
+    before = [weight.detach().clone() for weight in weights]
+    llm.merge_adapter()
+    try:
+        yield
+    finally:
+        llm.unmerge_adapter()
+        with torch.no_grad():
+            for weight, value in zip(weights, before):
+                weight.copy_(value)
+
+
 def p_yes(llm, input_ids, lengths, answer_ids, budget, device):
     """P(yes): the two-way softmax of the answer logits (ReLLa, WWW 2024, section 2.3).
 
@@ -108,17 +229,15 @@ def p_yes(llm, input_ids, lengths, answer_ids, budget, device):
         input_ids (torch.Tensor): right-padded prompts, int64 [n, longest].
         lengths (torch.Tensor): tokens of each prompt, int64 [n].
         answer_ids (tuple of int): tokens of the positive and of the negative answer.
-        budget (int): tokens that go through the LLM at a time, padding included.
+        budget (int): as for `forward_passes`.
         device (torch.device): where the LLM is.
 
     Returns:
         torch.Tensor: float32 [n], on `device`.
     """
     scores = torch.empty(len(lengths), dtype=torch.float32, device=device)
-    for batch in batches_by_tokens(lengths.cpu().numpy(), budget):
-        places = torch.from_numpy(batch)
-        n_tokens = lengths.cpu()[places]
-        ids = input_ids.cpu()[places, : int(n_tokens.max())].to(device)
-        logits = answer_logits(llm, ids, n_tokens.to(device), list(answer_ids))
-        scores[places.to(device)] = torch.softmax(logits, dim=-1)[:, 0]
+    # Scores are made outside: what is made in inference mode cannot be changed elsewhere.
+    with torch.inference_mode(), merged(llm):
+        for places, logits in answer_logits(llm, input_ids, lengths, budget, list(answer_ids)):
+            scores[places] = torch.softmax(logits, dim=-1)[:, 0]
     return scores

@@ -18,7 +18,7 @@ from recbole.utils import InputType, ModelType
 from recbole_rella.data.split import ROW_ID
 from recbole_rella.data.transform import PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, prompts
 from recbole_rella.llm.backbone import add_lora, load_adapter, save_adapter
-from recbole_rella.llm.scoring import answer_logits, batches_by_tokens, p_yes
+from recbole_rella.llm.scoring import answer_logits, forward_passes, p_yes
 
 
 class ReLLa(AbstractRecommender):
@@ -57,17 +57,18 @@ class ReLLa(AbstractRecommender):
         return interaction
 
     def micro_batches(self, interaction):
-        """Cut a batch into parts of at most train_micro_tokens tokens, padding included.
+        """Cut a batch into parts of at most train_micro_tokens tokens, shared beginnings counted once, padding included.
 
         Args:
             interaction (Interaction): n rows.
 
         Returns:
-            list of Interaction: together all n rows, each part of similar length.
+            list of Interaction: together all n rows, each part a forward pass.
         """
         interaction = self._with_prompts(interaction)
-        places = batches_by_tokens(interaction[PROMPT_LENGTH].cpu().numpy(), self._train_tokens)
-        return [interaction[part] for part in places]
+        ids, lengths = interaction[PROMPT_IDS].cpu(), interaction[PROMPT_LENGTH].cpu()
+        passes, way = forward_passes(self.llm, ids, lengths, self._train_tokens)
+        return [interaction[part.prompts if way else part] for part in passes]
 
     def calculate_loss(self, interaction):
         """Cross-entropy of the answer, at the answer position alone and over the whole vocabulary (paper, section 3.3).
@@ -79,11 +80,11 @@ class ReLLa(AbstractRecommender):
             torch.Tensor: mean over the rows, float32 [].
         """
         interaction = self._with_prompts(interaction)
-        lengths = interaction[PROMPT_LENGTH].to(self.device)
-        ids = interaction[PROMPT_IDS][:, : int(lengths.max())].to(self.device)
         yes, no = self.answer_ids
         answers = torch.where(interaction[self.LABEL].to(self.device) > 0.5, yes, no)
-        return F.cross_entropy(answer_logits(self.llm, ids, lengths), answers)
+        passes = answer_logits(self.llm, interaction[PROMPT_IDS], interaction[PROMPT_LENGTH], self._train_tokens)
+        losses = [F.cross_entropy(logits, answers[places], reduction="sum") for places, logits in passes]
+        return sum(losses) / len(interaction)
 
     @torch.no_grad()
     def predict(self, interaction):

@@ -1,0 +1,222 @@
+"""Attention within a PromptTree, through transformers' own attention interface or a 4-D mask.
+
+Two ways, equal in what they compute:
+
+pieces  one attention call for each piece of the tree, over the keys of its own path; nothing is computed that is masked. Made for
+        CPUs, where a call costs little.
+mask    one call for the whole tree with a 4-D mask, by the attention that the LLM was loaded with. Made for GPUs.
+
+`tree_way` finds out which one an LLM takes, by trying: LLMs whose attention needs more than a path and a depth (linear
+positions such as ALiBi, soft capping, attention sinks, states of recurrent layers) give other logits within a tree, and are
+scored without one. Sliding windows do no harm as long as no prompt is longer than the window.
+"""
+
+import inspect
+import logging
+import weakref
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+
+from recbole_rella.llm.packing import prompt_trees
+
+logger = logging.getLogger(__name__)
+
+_NAME = "recbole_rella_tree"
+_trees = []  # the tree of the forward pass under way, innermost last
+_ways = weakref.WeakKeyDictionary()
+
+
+class TreeAttentionError(ValueError):
+    """An LLM's attention needs more than the path of each token."""
+
+
+def _attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **others):
+    """Attention of the pieces; the signature is that of transformers' attention functions, shapes [1, heads, m, d]."""
+    needs = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
+    if needs or dropout or attention_mask is not None:
+        raise TreeAttentionError(f"{needs or 'dropout or a mask'} in {type(module).__name__}")
+    pieces = _pieces_with_gradient if torch.is_grad_enabled() else _pieces_in_place
+    return pieces(_trees[-1], query, key, value, scaling), None
+
+
+def _causal(tree, shared, length, device):
+    """Arguments of PyTorch's attention for the last `length` of shared + length tokens."""
+    if not shared:
+        return {"is_causal": True}
+    behind = torch.arange(shared + length, device=device)
+    return {"attn_mask": (behind[None] <= behind[shared:, None])[None, None]}
+
+
+def _pieces_in_place(tree, query, key, value, scaling):
+    # The path of a piece is that of the piece before up to a point, and the piece: one buffer holds path after path, and
+    # nothing is copied but the piece.
+    heads, groups = query.shape[1], query.shape[1] // key.shape[1]
+    keys = query.new_empty(1, key.shape[1], groups, tree.longest, key.shape[3])
+    values = query.new_empty(1, key.shape[1], groups, tree.longest, value.shape[3])
+    out = query.new_empty(1, query.shape[2], heads, value.shape[3])
+    for begin, shared, length in tree.pieces:
+        here, there = slice(begin, begin + length), slice(shared, shared + length)
+        keys[:, :, :, there] = key[:, :, None, here]
+        values[:, :, :, there] = value[:, :, None, here]
+        path = slice(0, shared + length)
+        out[:, here] = F.scaled_dot_product_attention(
+            query[:, :, here], keys[:, :, :, path].flatten(1, 2), values[:, :, :, path].flatten(1, 2),
+            scale=scaling, **_causal(tree, shared, length, query.device),
+        ).transpose(1, 2)  # fmt: skip
+    return out
+
+
+def _pieces_with_gradient(tree, query, key, value, scaling):
+    sizes = [length for _, _, length in tree.pieces]
+    groups = query.shape[1] // key.shape[1]
+    parts = [states.split(sizes, dim=2) for states in (query, key, value)]
+    path, out = [], []
+    for (_, shared, length), q, k, v in zip(tree.pieces, *parts):
+        rest, kept = shared, []
+        for begun in path:  # (keys, values, tokens): what of the path so far is shared
+            if rest <= 0:
+                break
+            kept.append(begun if begun[0].shape[2] <= rest else tuple(states[:, :, :rest] for states in begun))
+            rest -= begun[0].shape[2]
+        path = [*kept, (k, v)]
+        keys, values = (torch.cat(states, dim=2).repeat_interleave(groups, dim=1) for states in zip(*path))
+        out.append(F.scaled_dot_product_attention(q, keys, values, scale=scaling, **_causal(tree, shared, length, q.device)))
+    return torch.cat(out, dim=2).transpose(1, 2)
+
+
+AttentionInterface.register(_NAME, _attention)
+
+
+@contextmanager
+def tree_attention(llm, way):
+    """Within this context, forward passes of an LLM may take trees.
+
+    Args:
+        llm (transformers.PreTrainedModel): a causal LM.
+        way (str): pieces or mask, as `tree_way` found it.
+
+    Yields:
+        callable: PromptTree -> keyword arguments of the LLM's forward pass, which must come before the next tree's.
+    """
+    if way == "mask":
+        yield lambda tree: {**_inputs(llm, tree), "attention_mask": _mask(llm, tree)}
+        return
+    before = llm.config._attn_implementation
+    llm.set_attn_implementation(_NAME)
+    _trees.append(None)
+
+    def enter(tree):
+        _trees[-1] = tree
+        return _inputs(llm, tree)
+
+    try:
+        yield enter
+    finally:
+        _trees.pop()
+        llm.set_attn_implementation(before)
+
+
+def _inputs(llm, tree):
+    on_gpu = llm.device.type == "cuda"
+    ids, positions = ((t.pin_memory() if on_gpu else t).to(llm.device, non_blocking=True) for t in (tree.token_ids, tree.positions))
+    return {"input_ids": ids[None], "position_ids": positions[None], "use_cache": False}
+
+
+def _mask(llm, tree):
+    """As every kind of attention takes it: what is added to the scores before the softmax."""
+    dtype = llm.dtype if llm.dtype.is_floating_point else torch.float32
+    mask = torch.zeros(len(tree), len(tree), dtype=dtype, device=llm.device)
+    return mask.masked_fill_(~tree.mask(llm.device), torch.finfo(dtype).min)[None, None]
+
+
+def _too_short_sighted(llm, longest):
+    """Why a layer does not attend to all of a prompt, or None."""
+    config = llm.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if kinds - {"full_attention", "sliding_attention"}:
+        return "some of its layers have no attention to the whole prompt"
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    if window is not None and slides and longest > window:
+        return f"its layers see the last {window} tokens, and prompts have up to {longest}"
+    return None
+
+
+def tree_way(llm, longest):
+    """How an LLM takes prompts as trees, found by trying it once on a few tokens.
+
+    Args:
+        llm (transformers.PreTrainedModel): a causal LM, in evaluation mode.
+        longest (int): tokens of the longest prompt.
+
+    Returns:
+        str or None: pieces, mask, or None for an LLM that takes no trees of such prompts; the log says why.
+    """
+    reason = _too_short_sighted(llm, longest)
+    if reason is not None:
+        _say_once(llm, reason)
+        return None
+    if llm not in _ways:
+        _ways[llm] = next((way for way in _candidates(llm) if _agrees(llm, way)), None)
+        if _ways[llm] is None:
+            _say_once(llm, "its attention gives other logits within a tree of prompts")
+    if torch.is_grad_enabled() and _ways[llm] == "pieces" and _trains_otherwise(llm):
+        return None
+    return _ways[llm]
+
+
+def _trains_otherwise(llm):
+    """Whether training needs what pieces do not have: dropout of attention, or layers computed again in the backward pass."""
+    config = llm.config.get_text_config()
+    dropout = llm.training and (getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_pdrop", 0.0))
+    return bool(dropout) or getattr(llm, "is_gradient_checkpointing", False)
+
+
+_said = weakref.WeakKeyDictionary()
+
+
+def _say_once(llm, reason):
+    if _said.get(llm) != reason:
+        logger.warning("%s scores every prompt whole, as %s: equal beginnings are not shared.", type(llm).__name__, reason)
+        _said[llm] = reason
+
+
+def _candidates(llm):
+    """The ways that may suit, the better one first."""
+    takes_positions = "position_ids" in inspect.signature(llm.forward).parameters
+    implementation = getattr(llm.config, "_attn_implementation", None)
+    if not takes_positions:
+        return []
+    masks = ["mask"] if implementation in ("sdpa", "eager") else []
+    # transformers keeps the first name for itself, and other libraries of this version range offer no public one.
+    can_switch = getattr(llm, "_can_set_attn_implementation", lambda: False)()
+    return (["pieces"] if can_switch and llm.device.type == "cpu" else []) + masks
+
+
+@torch.no_grad()
+def _agrees(llm, way):
+    """Whether a tree of some prompts gives the states that each prompt gives alone."""
+    vocabulary = llm.get_input_embeddings().weight.shape[0]
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(vocabulary, size=(3, 12)))
+    tokens[1, :7], tokens[2, :4] = tokens[0, :7], tokens[0, :4]
+    (tree,) = prompt_trees(tokens, torch.tensor([12, 12, 9]), 100)
+    tolerance = 1e-4 if llm.dtype == torch.float32 else 0.05
+    trains = llm.training
+    llm.eval()
+    try:
+        with tree_attention(llm, way) as enter:
+            packed = llm(**enter(tree)).logits[0, tree.ends.to(llm.device)].float()
+        for place, prompt in enumerate(tree.prompts.tolist()):
+            alone = llm(input_ids=tokens[prompt : prompt + 1, : (12, 12, 9)[prompt]].to(llm.device), use_cache=False).logits[0, -1].float()
+            if not torch.allclose(packed[place], alone, rtol=tolerance, atol=tolerance * float(alone.abs().max())):
+                return False
+        return True
+    except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
+        logger.debug("%s takes no trees of prompts (%s): %s", type(llm).__name__, way, error)
+        return False
+    finally:
+        llm.train(trains)
