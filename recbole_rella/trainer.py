@@ -99,8 +99,12 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         self._dropped = 0
 
     def _build_optimizer(self, **kwargs):
-        """RecBole's optimizer, over the trainable parameters alone."""
-        return super()._build_optimizer(params=[p for p in self.model.parameters() if p.requires_grad], **kwargs)
+        """RecBole's optimizer, over the trainable parameters alone, and all of them in one operation where PyTorch has it."""
+        optimizer = super()._build_optimizer(params=[p for p in self.model.parameters() if p.requires_grad], **kwargs)
+        if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+            for group in optimizer.param_groups:
+                group["fused"] = True
+        return optimizer
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """RecBole's fit, resumed where resume_from says so. With epochs 0 (zero-shot) it only validates.

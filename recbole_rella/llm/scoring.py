@@ -5,7 +5,7 @@ batches of similar length, padded on the right. Under causal attention nothing b
 attention mask nor position ids are needed there. A prompt's score does not depend on what it is scored with (law 3).
 """
 
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -90,16 +90,20 @@ def answers_alone(llm, places, token_ids=None):
 
     # Recomputed in the backward pass, after this context, a layer must be what it was.
     recomputed = torch.is_grad_enabled() and getattr(llm, "is_gradient_checkpointing", False)
-    mlp = None if recomputed else _last_mlp(llm)
-    with _forward_replaced(head, head_at_answers), _forward_replaced(mlp, layer_at_answers) if mlp else nullcontext():
+    with ExitStack() as replaced:
+        replaced.enter_context(_forward_replaced(head, head_at_answers))
+        for module in () if recomputed else _behind_last_attention(llm):
+            replaced.enter_context(_forward_replaced(module, layer_at_answers))
         yield few
 
 
-def _last_mlp(llm):
-    """The feed-forward part of the last layer, where the LLM has one that works on each position by itself."""
+def _behind_last_attention(llm):
+    """What the last layer does to each position by itself after its attention, where it is built as most LLMs are."""
     layers = getattr(llm.get_decoder(), "layers", None)
-    mlp = getattr(layers[-1], "mlp", None) if isinstance(layers, torch.nn.ModuleList) else None
-    return mlp if type(mlp).__name__.endswith("MLP") else None
+    if not isinstance(layers, torch.nn.ModuleList):
+        return []
+    output, mlp = getattr(getattr(layers[-1], "self_attn", None), "o_proj", None), getattr(layers[-1], "mlp", None)
+    return [module for module in (output, mlp) if isinstance(module, torch.nn.Linear | LoraLayer) or type(module).__name__.endswith("MLP")]
 
 
 @contextmanager

@@ -39,34 +39,47 @@ def _attention(module, query, key, value, attention_mask, scaling=None, dropout=
     needs = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if needs or dropout or attention_mask is not None:
         raise TreeAttentionError(f"{needs or 'dropout or a mask'} in {type(module).__name__}")
-    pieces = _pieces_with_gradient if torch.is_grad_enabled() else _pieces_in_place
-    return pieces(_trees[-1], query, key, value, scaling), None
+    if torch.is_grad_enabled():
+        return _pieces_with_gradient(_trees[-1], query, key, value, scaling), None
+    # After the last layer nothing is read but the ends of prompts.
+    is_last = getattr(module, "layer_idx", None) == module.config.get_text_config().num_hidden_layers - 1
+    return _pieces_in_place(_trees[-1], query, key, value, scaling, is_last), None
 
 
-def _causal(tree, shared, length, device):
+def _causal(shared, length, device):
     """Arguments of PyTorch's attention for the last `length` of shared + length tokens."""
+    if length == 1:
+        return {}
     if not shared:
         return {"is_causal": True}
     behind = torch.arange(shared + length, device=device)
     return {"attn_mask": (behind[None] <= behind[shared:, None])[None, None]}
 
 
-def _pieces_in_place(tree, query, key, value, scaling):
+def _pieces_in_place(tree, query, key, value, scaling, ends_alone):
     # The path of a piece is that of the piece before up to a point, and the piece: one buffer holds path after path, and
     # nothing is copied but the piece.
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
     keys = query.new_empty(1, key.shape[1], groups, tree.longest, key.shape[3])
     values = query.new_empty(1, key.shape[1], groups, tree.longest, value.shape[3])
-    out = query.new_empty(1, query.shape[2], heads, value.shape[3])
+    out = (query.new_zeros if ends_alone else query.new_empty)(1, query.shape[2], heads, value.shape[3])
+    ends = sorted(set(tree.ends.tolist()), reverse=True)
     for begin, shared, length in tree.pieces:
         here, there = slice(begin, begin + length), slice(shared, shared + length)
         keys[:, :, :, there] = key[:, :, None, here]
         values[:, :, :, there] = value[:, :, None, here]
-        path = slice(0, shared + length)
-        out[:, here] = F.scaled_dot_product_attention(
-            query[:, :, here], keys[:, :, :, path].flatten(1, 2), values[:, :, :, path].flatten(1, 2),
-            scale=scaling, **_causal(tree, shared, length, query.device),
-        ).transpose(1, 2)  # fmt: skip
+        asked = [(here, shared, length)]
+        if ends_alone:
+            asked = []
+            while ends and ends[-1] < begin + length:
+                end = ends.pop()
+                asked.append((slice(end, end + 1), shared + end - begin, 1))
+        for rows, before, count in asked:
+            path = slice(0, before + count)
+            out[:, rows] = F.scaled_dot_product_attention(
+                query[:, :, rows], keys[:, :, :, path].flatten(1, 2), values[:, :, :, path].flatten(1, 2),
+                scale=scaling, **_causal(before, count, query.device),
+            ).transpose(1, 2)  # fmt: skip
     return out
 
 
@@ -84,7 +97,7 @@ def _pieces_with_gradient(tree, query, key, value, scaling):
             rest -= begun[0].shape[2]
         path = [*kept, (k, v)]
         keys, values = (torch.cat(states, dim=2).repeat_interleave(groups, dim=1) for states in zip(*path))
-        out.append(F.scaled_dot_product_attention(q, keys, values, scale=scaling, **_causal(tree, shared, length, q.device)))
+        out.append(F.scaled_dot_product_attention(q, keys, values, scale=scaling, **_causal(shared, length, q.device)))
     return torch.cat(out, dim=2).transpose(1, 2)
 
 

@@ -1,0 +1,84 @@
+"""results/speed/README.md from the JSON files beside it."""
+
+import json
+
+from benchmarks.speed.measure import FOLDER
+from recbole_rella.files import replacing
+
+_INTRO = """# Speed and memory
+
+By `{command}`, candidates in turn in one process, medians. Figures depend on the machine; ratios were measured side by side.
+What each candidate is stands at the top of its module in [benchmarks/speed](../../benchmarks/speed).
+
+{machine}
+"""
+
+
+def _machine(record):
+    found = record["machine"]
+    device = found["gpu"] or f"{found['cpu']}, {found['cores']} cores, {found['threads']} threads"
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return f"{device}, {found['memory, GiB']} GiB, Python {found['python']}, {versions}."
+
+
+def _row(*cells):
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _memory(record):
+    return "-" if record["peak_mib"] is None else f"{record['peak_mib']:.0f}"
+
+
+def _scoring(record):
+    lines = [
+        "## Scoring",
+        "",
+        f"Random Llamas named by the parameters of their layers, {record['dtype'].removeprefix('torch.')}, prompts of ml-100k's test rows as "
+        f"texts. This machine multiplies matrices at {record['matrix peak, GFLOP/s']:.0f} GFLOP/s. Sharing is all tokens over those that are "
+        "computed. `slower` is how many times ours the seconds are.",
+        "",
+        _row("case", "rows", "tokens a row", "sharing", "candidate", "rows/s", "slower", "peak MiB", "score difference"),
+        _row(*["---"] * 9),
+    ]
+    for name, case in record["cases"].items():
+        about = [name, case["rows"], f"{case['tokens a row']:.0f}", f"{case['tokens / computed tokens']:.2f}"]
+        for candidate, found in case["candidates"].items():
+            speed = f"{found['rows a second']:.1f}", f"{found['times ours']:.2f}", _memory(found), f"{found['largest difference']:.0e}"
+            lines.append(_row(*about, candidate, *speed))
+            about = [""] * 4
+    reached = ", ".join(f"{name}: {case['of matrix peak']:.0%}" for name, case in record["cases"].items())
+    return [*lines, "", f"Of the matrix peak, our scoring reaches {reached}.", ""]
+
+
+def _training(record):
+    lines = [
+        "## Tuning",
+        "",
+        f"The {record['shape']} LLM with LoRA (r 8, q_proj and v_proj), {record['steps']} steps of {record['samples a step']} samples, recent "
+        f"and retrieved mixed, {record['tokens a sample']:.0f} tokens each.",
+        "",
+        _row("candidate", "samples/s", "slower", "peak MiB", "largest difference of a step's loss"),
+        _row(*["---"] * 5),
+    ]
+    for candidate, found in record["candidates"].items():
+        speed = f"{found['samples a second']:.2f}", f"{found['times ours']:.2f}", _memory(found)
+        lines.append(_row(candidate, *speed, f"{found['largest difference of losses']:.0e}"))
+    return [*lines, ""]
+
+
+def write_page(command):
+    """Put the tables of what was measured on one page.
+
+    Args:
+        command (str): that measured it.
+    """
+    lines, machine = [], None
+    for name, part in (("scoring", _scoring), ("scoring-large", _scoring), ("training", _training)):
+        if (FOLDER / f"{name}.json").is_file():
+            record = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+            machine = machine or _machine(record)
+            lines += part(record)
+    if (FOLDER / "retrieval.md").is_file():
+        lines += ["## Retrieval and histories", "", "[retrieval.md](retrieval.md)", ""]
+    with replacing(FOLDER / "README.md") as temporary:
+        temporary.write_text("\n".join([_INTRO.format(command=command, machine=machine), *lines]), encoding="utf-8")

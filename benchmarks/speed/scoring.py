@@ -1,0 +1,151 @@
+"""Rows scored a second: ours, the paper's way, sentence-transformers' CrossEncoder, a plain transformers loop.
+
+    python -m benchmarks.speed.scoring [--large] [--rows=120] [--repeats=3]
+
+Everybody gets the same texts and the same LLM, tokenizes itself, and must give the same scores. The LLM is random: its scores
+mean nothing, its cost is that of a trained one. Writes results/speed/scoring.json.
+"""
+
+import argparse
+import tempfile
+
+import numpy as np
+import torch
+from sentence_transformers import CrossEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
+
+from benchmarks.speed.measure import in_turn, machine, matrix_peak, write
+from benchmarks.speed.workload import TOP_N, Prompts, make_llm, make_workload
+from recbole_rella.llm.scoring import forward_passes, p_yes, pad
+
+BUDGET = 16_384  # eval_micro_tokens as shipped
+COMMAND = "python -m benchmarks.speed.scoring"
+
+
+def ours(work):
+    """Scores by recbole_rella, float [n]."""
+    ids = work.ids()
+    lengths = torch.tensor([len(i) for i in ids])
+    return p_yes(work.llm, pad(ids), lengths, work.answers, BUDGET, work.llm.device).cpu().numpy()
+
+
+def paper(work, size=8):
+    """The paper's way: batches in the order of the rows, padded on the right, logits of every position."""
+    scores = []
+    for begin in range(0, len(work.texts), size):
+        texts = work.texts[begin : begin + size]
+        batch = work.tokenizer.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt").to(work.llm.device)
+        with torch.no_grad():
+            logits = work.llm(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        last = batch["attention_mask"].sum(dim=1) - 1
+        answers = logits[torch.arange(len(texts)), last][:, list(work.answers)].float()
+        scores.append(torch.softmax(answers, dim=-1)[:, 0])
+    return torch.cat(scores).cpu().numpy()
+
+
+def plain(work, size=32):
+    """What one would write today: batches padded on the left, logits of the last position alone."""
+    scores = []
+    for begin in range(0, len(work.texts), size):
+        texts = work.texts[begin : begin + size]
+        batch = work.tokenizer.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(work.llm.device)
+        with torch.inference_mode():
+            logits = work.llm(**{k: batch[k] for k in ("input_ids", "attention_mask")}, use_cache=False, logits_to_keep=1).logits
+        scores.append(torch.softmax(logits[:, -1, list(work.answers)].float(), dim=-1)[:, 0])
+    return torch.cat(scores).cpu().numpy()
+
+
+def cross_encoder(work):
+    """sentence-transformers' scorer for causal LMs: a function without arguments, float [n]."""
+    module = Transformer(str(work.folder), transformer_task="text-generation", model_kwargs={"dtype": work.llm.dtype})
+    encoder = CrossEncoder(modules=[module, LogitScore(*work.answers)], device=str(work.llm.device))
+    # It scores pairs, which its tokenizer joins; a tokenizer does not merge across a line break.
+    pairs = [tuple(part + end for part, end in zip(text.rsplit("\n", 1), ("\n", ""))) for text in work.texts]
+    joined = encoder.tokenizer(*map(list, zip(*pairs)))["input_ids"]
+    if joined != work.ids():
+        raise AssertionError("Expected the same tokens from the CrossEncoder, found others.")
+    sigmoid = torch.nn.Sigmoid()
+    return lambda: encoder.predict(pairs, batch_size=32, activation_fn=sigmoid, show_progress_bar=False).astype(np.float32).ravel()
+
+
+def operations(work):
+    """What our passes need: floating-point operations, those of attention, tokens before and after sharing, the way."""
+    ids = work.ids()
+    lengths = torch.tensor([len(i) for i in ids])
+    passes, way = forward_passes(work.llm, pad(ids), lengths, BUDGET)
+    config = work.llm.config
+    if way == "pieces":
+        pairs = sum(length * shared + length * (length + 1) / 2 for tree in passes for _, shared, length in tree.pieces)
+        tokens = sum(map(len, passes))
+    else:
+        tokens = sum(len(part) if way else len(part) * int(lengths[part].max()) for part in passes)
+        pairs = float((lengths * (lengths + 1) / 2).sum())
+    layers = sum(p.numel() for p in work.llm.model.layers.parameters() if p.dim() > 1)
+    attention = 4 * config.hidden_size * config.num_hidden_layers * pairs
+    return 2 * layers * tokens + attention, attention, int(lengths.sum()), tokens, way
+
+
+def measure(work, repeats):
+    """One case: medians, ratios to ours, memory, and the largest difference of scores."""
+    encoder = cross_encoder(work)
+    candidates = {
+        "ours": lambda: ours(work),
+        "CrossEncoder": encoder,
+        "plain loop": lambda: plain(work),
+        "paper's way": lambda: paper(work),
+    }
+    scores = {}
+    keeping = {name: lambda name=name, call=call: scores.update({name: call()}) for name, call in candidates.items()}
+    found = in_turn(keeping, repeats)
+    needed, attention, tokens, computed, way = operations(work)
+    for name, record in found.items():
+        record["rows a second"] = len(work.texts) / record["seconds"]
+        record["times ours"] = record["seconds"] / found["ours"]["seconds"]
+        record["largest difference"] = float(np.abs(scores[name] - scores["ours"]).max())
+    return {
+        "rows": len(work.texts),
+        "tokens a row": tokens / len(work.texts),
+        "tokens / computed tokens": tokens / computed,
+        "way": way or "batches",
+        "attention, part of operations": attention / needed,
+        "GFLOP/s of ours": needed / found["ours"]["seconds"] / 1e9,
+        "candidates": found,
+    }
+
+
+def main():
+    """Run the cases, print each, and write all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--large", action="store_true", help="all history sizes and widths; hours on a small CPU")
+    parser.add_argument("--rows", type=int, default=120)
+    parser.add_argument("--repeats", type=int, default=3)
+    known = parser.parse_args()
+    gpu = torch.cuda.is_available()
+    device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
+    shapes = ["25M"]
+    cases = [("retrieved", 15), ("retrieved", 30), ("top-N", 15)]
+    if known.large:
+        shapes = ["0.5B", "7B"] if gpu else ["1M", "25M", "110M"]
+        cases = [(kind, k) for kind in ("retrieved", "recent") for k in (5, 15, 30, 60)] + [("top-N", 15)]
+    record = {"command": COMMAND + (" --large" if known.large else ""), "machine": machine(), "dtype": str(dtype)}
+    record["matrix peak, GFLOP/s"] = matrix_peak(dtype, device)
+    record["cases"] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        prompts = {k: Prompts(k, folder) for k in {k for _, k in cases}}
+        llm_texts = prompts[15].test_rows(2000, True)[0]
+        for shape in shapes:
+            made = make_llm(shape, llm_texts, device, dtype)
+            for kind, k in cases:
+                users = max(1, known.rows // TOP_N)
+                case = prompts[k].candidates(users, False) if kind == "top-N" else prompts[k].test_rows(known.rows, kind == "retrieved")
+                found = measure(make_workload(*case, made), known.repeats)
+                found["of matrix peak"] = found["GFLOP/s of ours"] / record["matrix peak, GFLOP/s"]
+                record["cases"][f"{shape}, {kind}, K={k}"] = found
+                others = ", ".join(f"{name} {r['times ours']:.2f}x" for name, r in found["candidates"].items() if name != "ours")
+                print(f"{shape}, {kind}, K={k}: {found['candidates']['ours']['rows a second']:.1f} rows/s; {others}", flush=True)
+                write("scoring-large" if known.large else "scoring", record)
+
+
+if __name__ == "__main__":
+    main()
