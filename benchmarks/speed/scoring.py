@@ -17,7 +17,8 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 
 from benchmarks.speed.measure import in_turn, machine, matrix_peak, write
 from benchmarks.speed.workload import TOP_N, Prompts, make_llm, make_workload
-from recbole_rella.llm.scoring import forward_passes, p_yes, pad
+from recbole_rella.llm.packing import prompt_trees
+from recbole_rella.llm.scoring import CPU_TOKENS, forward_passes, p_yes, pad
 
 BUDGET = 16_384  # eval_micro_tokens as shipped
 COMMAND = "python -m benchmarks.speed.scoring"
@@ -86,6 +87,13 @@ def operations(work):
     return 2 * layers * tokens + attention, attention, int(lengths.sum()), tokens, way
 
 
+def sharing(prompts, tokenizer, retrieved):
+    """All tokens over those that are computed, for a whole evaluation batch (4,096 rows): what a small sample may miss."""
+    ids = [tokenizer.ids(text) for text in prompts.test_rows(4096, retrieved)[0]]
+    trees = prompt_trees(pad(ids), torch.tensor([len(i) for i in ids]), CPU_TOKENS)
+    return sum(map(len, ids)) / sum(map(len, trees))
+
+
 def measure(work, repeats):
     """One case: medians, ratios to ours, memory, and the largest difference of scores."""
     encoder = cross_encoder(work)
@@ -140,6 +148,8 @@ def main():
                 users = max(1, known.rows // TOP_N)
                 case = prompts[k].candidates(users, False) if kind == "top-N" else prompts[k].test_rows(known.rows, kind == "retrieved")
                 found = measure(make_workload(*case, made), known.repeats)
+                if kind != "top-N":
+                    found["sharing of a whole batch"] = sharing(prompts[k], made[1], kind == "retrieved")
                 found["of matrix peak"] = found["GFLOP/s of ours"] / record["matrix peak, GFLOP/s"]
                 record["cases"][f"{shape}, {kind}, K={k}"] = found
                 others = ", ".join(f"{name} {r['times ours']:.2f}x" for name, r in found["candidates"].items() if name != "ours")

@@ -17,7 +17,7 @@ from recbole_rella.llm.tree_attention import tree_attention, tree_way
 
 # Tokens that go through an LLM at a time on a CPU: with more, activations leave its caches, and each of them is a memory
 # mapping of its own (results/speed).
-_CPU_TOKENS = 2048
+CPU_TOKENS = 2048
 # What one more call of an attention function costs on a CPU, in floating-point operations that could be done meanwhile.
 _CALL = 4e6
 
@@ -139,7 +139,7 @@ def forward_passes(llm, token_ids, lengths, budget):
         int64), and None.
     """
     plain, n_tokens = _plain(llm), lengths.numpy()
-    budget = min(budget, _CPU_TOKENS) if plain.device.type == "cpu" else budget
+    budget = min(budget, CPU_TOKENS) if plain.device.type == "cpu" else budget
     batches = batches_by_tokens(n_tokens, budget)
     way = tree_way(plain, int(n_tokens.max())) if len(n_tokens) > 1 else None
     if way is not None:
