@@ -40,6 +40,13 @@ class _Search:
 
     def __init__(self, vectors, items, k, metric, chunk_size):
         self.vectors, self.items, self.k, self.metric, self.chunk_size = vectors, items, k, metric, chunk_size
+        self._buffer = np.empty((0, vectors.shape[1]), dtype=np.float32)
+
+    def _chunk(self, behaviours):
+        """Vectors of behaviours, float32 [n, d], valid until the next call: many large arrays leave the memory in pieces."""
+        if len(behaviours) > len(self._buffer):
+            self._buffer = np.empty((min(2 * len(behaviours), self.chunk_size), self.vectors.shape[1]), dtype=np.float32)
+        return np.take(self.vectors, self.items[behaviours], axis=0, out=self._buffer[: len(behaviours)], mode="clip")
 
     def _nearest(self, vectors, lengths, queries, count):
         """The `count` nearest, by FAISS, of the first so many vectors, for several queries.
@@ -87,7 +94,7 @@ class _Search:
         norms, largest = _norms(queries), 0.0
         for begin in range(0, int(lengths[-1]), self.chunk_size):
             behaviours = visible[begin : min(begin + self.chunk_size, int(lengths[-1]))]
-            chunk = self.vectors[self.items[behaviours]]
+            chunk = self._chunk(behaviours)
             largest = max(largest, float(_norms(chunk).max()))
             start = int(np.searchsorted(lengths, begin, side="right"))
             seen = np.minimum(lengths[start:] - begin, len(behaviours))
