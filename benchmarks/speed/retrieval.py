@@ -108,7 +108,7 @@ class Case:
         return np.array(found)
 
     def bare_products(self):
-        """The matrix products of a search and nothing else, which no exhaustive search in float32 can go below."""
+        """The matrix products of a search and nothing else, each over all of a user's rows."""
         each = len(self.asked) // len(self.histories.start[1:])
         for user, targets in enumerate(self.targets.reshape(each, -1).T):
             past = self.histories.of_user(user, TRAIN)
