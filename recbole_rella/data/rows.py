@@ -227,12 +227,17 @@ def same_rows(config):
         config (recbole.config.Config): of a model that `learns_from_labels`.
 
     Raises:
-        SplitError: the model is of another kind.
+        SplitError: the model is of another kind, or would learn from sampled items instead of the rows' labels.
     """
     if not learns_from_labels(config.model_class):
         raise SplitError(
             f"model: expected a context-aware or a sequential model that learns from labels (as FM, DCNV2, DIN, DIEN), found "
             f"{config['model']}, which would not be trained on the labels of these rows."
+        )
+    if config["train_neg_sample_args"]["distribution"] != "none":
+        raise SplitError(
+            f"train_neg_sample_args: expected none, so that {config['model']} learns from the rows of split_file and their labels "
+            f"(RecBole's default for sequential models is to sample), found {config['train_neg_sample_args']}."
         )
     module, name = recbole.data.dataset, f"{config['model']}Dataset"
     earlier = getattr(module, name, None)

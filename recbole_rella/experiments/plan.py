@@ -156,7 +156,9 @@ def shared_settings(base):
     """
     keys = {*dataset_arguments, *evaluation_arguments}
     given = {**base.rella_defaults, **base.external_config_dict}
-    return {key: base[key] for key in given if key in keys and plain(base[key])}
+    shared = {key: base[key] for key in given if key in keys and plain(base[key])}
+    # By RecBole's default a sequential model learns from sampled items instead of the rows that were not liked.
+    return {**shared, "train_neg_sample_args": None}
 
 
 def check_settings(entries, base):

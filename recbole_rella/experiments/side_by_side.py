@@ -57,6 +57,11 @@ def prepare_ground(entries, dataset=None, config_file_list=None, config_dict=Non
         raise ConfigError(
             f"eval_args: expected the mode labeled, in which every model scores the same rows, found {base['eval_args']}."
         )
+    if base["train_neg_sample_args"]["distribution"] != "none":
+        raise ConfigError(
+            "train_neg_sample_args: expected none, as every model learns from the labels of the same rows, found "
+            f"{base['train_neg_sample_args']}."
+        )
     check_settings(entries, base)
     data = fingerprint(shared_settings(base), base["min_history"], base["seed"], stamps(base["data_path"]))
     folder = Path(base["checkpoint_dir"]) / f"side-by-side-{base['dataset']}-{data[:8]}"

@@ -119,6 +119,14 @@ def test_models_that_do_not_learn_from_labels_are_refused(movies):
     assert [learns_from_labels(get_model(m)) for m in ("FM", "DIN", "SASRec", "BPR", "ReLLa")] == [True, True, False, False, True]
 
 
+def test_a_model_that_samples_what_was_not_liked_is_refused(movies):
+    name, tiny = movies
+    make_split(name, tiny)
+    sampled = {"distribution": "uniform", "sample_num": 1}
+    with pytest.raises(SplitError, match="train_neg_sample_args: expected none, so that DIN learns from the rows of split_file"):
+        load("DIN", name, tiny, train_neg_sample_args=sampled)
+
+
 def test_a_sequential_model_has_no_rows_without_history(movies):
     name, tiny = movies
     make_split(name, {**tiny, "min_history": 0})

@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from recbole_rella.config import properties_folder
+from recbole_rella.data.rows import RowDataset
+from recbole_rella.data.split import ROW_ID, Split
 from recbole_rella.experiments.plan import Run, make_entries, settings_of, variant_names, with_both_histories
 from recbole_rella.experiments.sweep import parse_sweep
-from recbole_rella.quick_start import ModelError, make_config
+from recbole_rella.quick_start import ModelError, load_data, make_config
 from recbole_rella.settings import ConfigError
 
 
@@ -24,9 +28,28 @@ def test_data_and_evaluation_are_shared_and_the_rest_is_not(movies):
         own = found[label]
         assert own["threshold"] == {"rating": 4} and own["eval_args"]["order"] == "TO" and own["learning_rate"] == 0.01
         assert own["metrics"] == ["AUC", "LogLoss", "Accuracy", "UAUC"] and own["valid_metric"] == "AUC"
+        assert own["train_neg_sample_args"] is None  # RecBole's default for DIN is to sample, and not to learn from the labels
         assert not {"lora_r", "train_shots", "history_size", "mini_epochs", "llm", "transform"} & set(own)
     assert found["ReLLa"]["lora_r"] == 4 and found["ReLLa"]["train_shots"] == 30
     assert all(own["seed"] == 3 and own["split_file"] == "split.npz" for own in found.values())
+
+
+@pytest.mark.parametrize("model", ["FM", "DIN"])
+def test_what_a_model_learns_from_is_each_training_row_once_with_its_label(model, movies):
+    name, tiny = movies
+    base = make_config("ReLLa", name, config_dict=tiny)
+    rows = RowDataset(base)
+    split = Split.of(rows)
+    split.save("split.npz")
+    (entry,) = make_entries([model])
+    own = settings_of(entry, base, 3, "split.npz")
+    config = make_config(own.pop("model"), own.pop("dataset"), config_dict=own)
+    _, (train, _, _) = load_data(config)
+    batches = list(train)
+    row_id = torch.cat([batch[ROW_ID] for batch in batches]).numpy()
+    label = torch.cat([batch[config["LABEL_FIELD"]] for batch in batches]).numpy()
+    np.testing.assert_array_equal(np.sort(row_id), np.sort(split.train))
+    np.testing.assert_array_equal(label, rows.rows.label[row_id])
 
 
 def test_what_rellas_own_files_set_is_not_forced_on_others(movies):

@@ -143,6 +143,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_table(movies):
         ("TALLRec.lora_s", 3, "lora_s: there is no such key; the nearest valid one is lora_r"),
         ("DINN.epochs", 3, "DINN.epochs: expected the name of a compared model before the dot, one of .*'FM'"),
         ("eval_args", {"mode": "uni10"}, "eval_args: expected the mode labeled"),
+        ("train_neg_sample_args", {"distribution": "uniform", "sample_num": 1}, "train_neg_sample_args: expected none"),
     ],
 )
 def test_bad_settings_stop_before_anything_is_read(key, value, message, movies, monkeypatch):
