@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from recbole_rella import processes
 from recbole_rella.quick_start import run_recbole_rella
 from recbole_rella.run_folder import ADAPTER, METRICS, read_config
 
@@ -24,6 +25,10 @@ Tuning (pip install '.[hyper]'), scoring a file of requests, and what the model 
     python run_recbole_rella.py --score=requests.jsonl --run_folder=saved/<run folder> --output_file=scores.csv
     python run_recbole_rella.py --explain=<row_id or user,item> --run_folder=saved/<run folder>
 
+Several processes (or torchrun, or accelerate launch, in the place of python):
+
+    python run_recbole_rella.py --model=ReLLa --dataset=ml-100k --nproc=2
+
 Every other --key=value is a key of RecBole or of ReLLa and overrides the configuration files.
 """
 
@@ -34,6 +39,12 @@ def _parser():
     parser.add_argument("--dataset", "-d", help="name of the data set (ml-100k)")
     parser.add_argument("--config_files", help="YAML files, separated by spaces")
     parser.add_argument("--resume_from", help="run folder of an interrupted run")
+    several = parser.add_argument_group("several processes, in RecBole's words")
+    several.add_argument("--nproc", type=int, default=1, help="processes on this machine; one a GPU")
+    several.add_argument("--world_size", type=int, default=-1, help="processes on all machines")
+    several.add_argument("--group_offset", type=int, default=0, help="processes on the machines before this one")
+    several.add_argument("--ip", default="localhost", help="address of the first machine")
+    several.add_argument("--port", type=int, default=5678, help="port of the first machine")
     experiments = parser.add_argument_group("side by side")
     experiments.add_argument("--seeds", help="one run of each model for each seed, separated by commas")
     experiments.add_argument("--sweep", help="key:value,value,... : one run of each model for each value")
@@ -118,6 +129,14 @@ def main(arguments=None):
         What the way in that was taken returns.
     """
     known, _ = _parser().parse_known_args(arguments)
+    processes.start()
+    if known.nproc > 1 and processes.count() == 1:
+        processes.launch(known.nproc, known.world_size, known.group_offset, known.ip, known.port)
+    alone = [key for key in ("explain", "score", "params_file", "sweep", "seeds") if getattr(known, key)]
+    if processes.count() > 1 and (alone or "," in (known.model or "") or known.model in _variants()):
+        raise CommandError(
+            f"Expected one run of one model with several processes, found {alone or known.model}: start this command without them."
+        )
     # RecBole's calls of pandas and torch that will change some day; nothing that a user could do about them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     if known.explain or known.score:
@@ -162,6 +181,7 @@ def run():
     """
     try:
         main()
+        processes.end()
     except (ValueError, FileNotFoundError) as error:
         if type(error).__module__.split(".")[0] != "recbole_rella":
             raise

@@ -7,13 +7,15 @@ import importlib
 import sys
 import time
 from contextlib import contextmanager, nullcontext
-from logging import getLogger
+from logging import ERROR, basicConfig, getLogger
 
 import numpy as np
+import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
 
+from recbole_rella import processes
 from recbole_rella.compat import anomaly_detection_kept
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.rows import KeepsRows, same_rows
@@ -49,8 +51,33 @@ def make_config(model=None, dataset=None, config_file_list=None, config_dict=Non
         sources = [*(read_yaml(path) or {} for path in config_file_list or []), config_dict or {}]
         named = [source["model"] for source in sources if "model" in source]
         model = named[-1] if named and "." in str(named[-1]) else None
+    processes.start()  # before RecBole's Config decides which GPUs can be seen
     with anomaly_detection_kept():
-        return Config(find_model(model), dataset, config_file_list, config_dict)
+        config = Config(find_model(model), dataset, config_file_list, config_dict)
+    if processes.count() > 1:
+        _for_this_process(config)
+    return config
+
+
+def _for_this_process(config):
+    """One of several processes has a device of its own, and all but the first are quiet and write nothing."""
+    if not hasattr(config.model_class, "properties_file"):
+        raise processes.ProcessError(
+            f"model: expected ReLLa with several processes, found {config['model']}, which RecBole trains right with one alone."
+        )
+    if config["device"].type == "cuda":
+        config["device"] = torch.device("cuda", torch.cuda.current_device())
+    if not processes.is_first():
+        for key, value in {"state": "error", "show_progress": False, "log_wandb": False, "save_dataset": False}.items():
+            config[key] = value
+
+
+def _init_logger(config):
+    """RecBole's logger, whose file is the first process's."""
+    if processes.is_first():
+        init_logger(config)
+    else:
+        basicConfig(level=ERROR)
 
 
 def load_data(config):
@@ -72,7 +99,8 @@ def load_data(config):
 
 def _load(config):
     """Data set, data loaders and model of a configuration, seeded as RecBole does it."""
-    dataset, loaders = load_data(config)
+    with processes.first_alone():  # the others find what it made in the caches
+        dataset, loaders = load_data(config)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     return dataset, loaders, model
@@ -104,7 +132,7 @@ def _run(config, saved, verbose, callback=None):
         "best_valid_result": best_valid_result,
         "test_result": test_result,
     }
-    if saved and keeps:
+    if saved and keeps and processes.is_first():
         seconds = {
             "preparation": prepared - started,
             "training": trainer.train_seconds,
@@ -163,7 +191,7 @@ def run_recbole_rella(model=None, dataset=None, config_file_list=None, config_di
         ValueError: data, templates, encoders or LLMs that cannot be used.
     """
     config = make_config(model, dataset, config_file_list, config_dict)
-    init_logger(config)
+    _init_logger(config)
     logger = getLogger()
     logger.info(sys.argv)
     logger.info(config)
@@ -187,7 +215,7 @@ def objective_function(config_dict=None, config_file_list=None, saved=True, call
         dict: model (str), and what `run_recbole_rella` returns.
     """
     config = make_config(config_dict=config_dict, config_file_list=config_file_list)
-    init_logger(config)
+    _init_logger(config)
     result = {"model": config["model"], **_run(config, saved, verbose=False, callback=callback)}
     if callback is None and "ray.tune" in sys.modules:
         from ray.air import session
@@ -223,7 +251,7 @@ def load_data_and_model(run_folder):
     name, dataset_name, path = read_config(run_folder)
     with no_command_line():
         config = make_config(name, dataset_name, [path])
-    init_logger(config)
+    _init_logger(config)
     dataset, loaders, model = _load(config)
     model.load_adapter(f"{run_folder}/adapter")
     model.eval()

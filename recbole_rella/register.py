@@ -1,8 +1,9 @@
 """ReLLa where RecBole looks: its model, data set, trainer, transform and metrics by name, and its defaults in Config.
 
 RecBole finds models as modules `recbole.model.<kind>.<name>`, data sets and trainers as attributes of a module. Each
-name is added once, under our own name only; nothing that exists is replaced, but for two functions that pass everything
-on unless the model is ReLLa, and the Collector, which gathers one thing more where a metric of ours asks for it.
+name is added once, under our own name only; nothing that exists is replaced, but for three functions that pass everything
+on unless the model is ReLLa or several processes run, and the Collector, which gathers one thing more where a metric of ours
+asks for it.
 """
 
 import importlib
@@ -13,7 +14,7 @@ import recbole.data.dataset
 import recbole.data.transform
 import recbole.trainer
 
-from recbole_rella import config, metrics
+from recbole_rella import config, metrics, processes
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.transform import PromptTransform
 from recbole_rella.model.context_aware_recommender import rella
@@ -28,6 +29,19 @@ def _transform_by_model(builtin):
     return construct
 
 
+class _NoTensorboard:
+    """Takes what all but the first of several processes would write a second time."""
+
+    def add_scalar(self, *_):
+        """Nothing."""
+
+    add_hparams = add_scalar
+
+
+def _tensorboard_of_the_first(builtin):
+    return lambda logger: builtin(logger) if processes.is_first() else _NoTensorboard()
+
+
 def register():
     """Make RecBole find ReLLa. Calling it twice is harmless."""
     config.install()
@@ -39,4 +53,5 @@ def register():
     importlib.import_module("recbole.model.context_aware_recommender").ReLLa = rella.ReLLa
     recbole.data.dataset.ReLLaDataset = ReLLaDataset
     recbole.trainer.ReLLaTrainer = ReLLaTrainer
+    recbole.trainer.trainer.get_tensorboard = _tensorboard_of_the_first(recbole.trainer.trainer.get_tensorboard)
     recbole.data.transform.UserDefinedTransform = _transform_by_model(recbole.data.transform.UserDefinedTransform)

@@ -138,6 +138,7 @@ RULES = {
     "llm_attn_implementation": _optional_text,
     "llm_trust_remote_code": _boolean,
     "llm_gradient_checkpointing": _boolean,
+    "llm_shard": _boolean,
     "lora_r": _integer(1),
     "lora_alpha": _number(0, above=True),
     "lora_dropout": _number(0, 0.99),
@@ -234,6 +235,8 @@ def check(settings, given, recbole_keys):
     for key, remedy in _UNSUPPORTED.items():
         if settings.get(key):
             problems.append(f"{key}: expected False with ReLLa, found {settings[key]!r}; {remedy}")
+    if not problems and settings["llm_shard"] and settings["llm_quantization"]:
+        problems.append(f"llm_shard: expected False with llm_quantization {settings['llm_quantization']!r}, found True")
     if not problems and settings["mini_hidden_size"] % (2 * settings["mini_num_heads"]):
         problems.append(
             f"mini_hidden_size: expected a multiple of 2 x mini_num_heads ({2 * settings['mini_num_heads']}), "

@@ -1,7 +1,7 @@
 """What differs from RecBole's Trainer, by overriding its hooks: KeepsPredictions for any model, ReLLaTrainer for ReLLa.
 
-RecBole's loop stays: epochs, early stopping, evaluation, metrics. Ours are the micro-batches under a token budget, the
-learning rate schedule, the adapters as checkpoint, the state from which an interrupted run goes on, and the predictions
+RecBole's loop stays: epochs, early stopping, evaluation, metrics. Ours are the forward passes under a token budget, shared by
+the processes of a run, the learning rate schedule, the adapters as checkpoint, the state from which an interrupted run goes on, and the predictions
 that are kept.
 """
 
@@ -16,6 +16,7 @@ from recbole.utils import get_local_time, set_color
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
+from recbole_rella import processes
 from recbole_rella.data.split import ROW_ID
 from recbole_rella.data.transform import PROMPT_DROPPED, PROMPT_LENGTH
 from recbole_rella.files import replacing
@@ -46,10 +47,11 @@ class KeepsPredictions:
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         if saved:
             if self._is_new:
-                self.run_folder = _new_folder(self.run_folder)
+                self.run_folder = processes.from_first(lambda: _new_folder(self.run_folder))
                 self.saved_model_file = str(self.run_folder / Path(self.saved_model_file).name)
-            self.run_folder.mkdir(parents=True, exist_ok=True)
-            write_config(self.run_folder, self.config)
+            if processes.is_first():
+                self.run_folder.mkdir(parents=True, exist_ok=True)
+                write_config(self.run_folder, self.config)
         return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
@@ -112,17 +114,17 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         Returns:
             tuple: best validation score (float), best validation result (dict), as RecBole's.
         """
-        self._saves = saved
+        self._saves = saved and processes.is_first()
         steps = len(train_data) * self.epochs
         self._schedule = get_linear_schedule_with_warmup(self.optimizer, int(steps * self.config["warmup_ratio"]), steps)
         self.optimizer.register_step_post_hook(lambda *_: self._after_step())
-        if self.config["resume_from"] and (self.run_folder / RESUME).is_file():
+        if self.config["resume_from"] and processes.from_first((self.run_folder / RESUME).is_file):
             self.resume_checkpoint(self.run_folder / RESUME)
         result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
         if self.epochs == 0 and valid_data:
             self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress)
             result = self.best_valid_score, self.best_valid_result
-        if saved:
+        if self._saves:
             self._save_state(self.epochs, 0, 0.0)
         return result
 
@@ -152,24 +154,37 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         return loss_before + (loss or 0.0)
 
     def _accumulate(self, interaction):
-        """Gradients of a batch, one micro-batch at a time; their sum is that of the whole batch's mean loss.
+        """Gradients of a batch, one forward pass at a time, by all processes; their sum is that of the batch's mean loss.
 
         Returns:
             torch.Tensor: the mean loss of the batch. Its own backward pass, which RecBole calls, adds nothing.
         """
         self._rows = interaction
-        parts = self.model.micro_batches(interaction)
-        total = 0.0
-        for part in parts:
-            loss = self.model.calculate_loss(part) * (len(part) / len(interaction))
+        if processes.count() > 1:
+            # What is dropped out differs between the processes, and an interrupted run draws it again.
+            place = (self.config["seed"], self._epoch["epoch"], self._epoch["done"], processes.rank())
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        parts = torch.zeros(1, dtype=torch.float64)
+        for loss in self.model.losses(interaction, shared=True):
             loss.backward()
-            total += loss.item()
-        self._tokens += int(sum(part[PROMPT_LENGTH].sum() for part in parts))
-        self._dropped += int(sum((part[PROMPT_DROPPED] > 0).sum() for part in parts))
+            parts += loss.item()
+        if processes.count() > 1:
+            processes.add_up([parts])
+            processes.add_up(self._gradients())
+        total = parts.item()
+        self._tokens += int(interaction[PROMPT_LENGTH].sum())
+        self._dropped += int((interaction[PROMPT_DROPPED] > 0).sum())
         self._epoch["loss"] += total
         rate = self._tokens / (time.monotonic() - self._begin)
         self._bar.set_postfix_str(f"loss {total:.4f}, {rate:.0f} tokens/s")
         return torch.tensor(total, requires_grad=True)
+
+    def _gradients(self):
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:  # of a process that had no forward pass
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in trained]
 
     def _check_nan(self, loss):
         try:
@@ -199,7 +214,8 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         if self._finished():
             return
         self.best_epoch = epoch if epoch >= 0 else None
-        self.model.save_adapter(self.saved_model_file)
+        if processes.is_first():
+            self.model.save_adapter(self.saved_model_file)
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {self.saved_model_file}")
 
@@ -236,7 +252,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         Args:
             resume_file (str or pathlib.Path): the state in a run folder.
         """
-        state = torch.load(resume_file, map_location="cpu", weights_only=True)
+        state = processes.from_first(lambda: torch.load(resume_file, map_location="cpu", weights_only=True))
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, value in state["trainable"].items():

@@ -110,6 +110,11 @@ def _encoder(config, backbone):
     name = config["retrieval_encoder"]
     if name == "tfidf":
         return TfidfEncoder()
+    if name == "llm" and backbone.is_sharded:
+        raise ValueError(
+            "retrieval_encoder: expected tfidf or a sentence-transformers model with an LLM that is divided among processes, which "
+            "encodes nothing, found llm."
+        )
     if name == "llm":
         return HiddenStateEncoder(backbone, config["retrieval_pooling"], config["eval_micro_tokens"])
     return SentenceTransformersEncoder(name, config["device"])
@@ -167,6 +172,7 @@ def prepare(dataset, parts):
         config["llm_quantization"],
         config["llm_attn_implementation"],
         config["llm_trust_remote_code"],
+        config["llm_shard"],
     )
     dataset.backbone = backbone
 

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from recbole_rella import processes
 from recbole_rella.files import folder_fingerprint, replacing
 
 logger = logging.getLogger(__name__)
@@ -28,13 +29,17 @@ class Backbone:
         dtype (str): auto (bfloat16 on a GPU, float32 on a CPU) or a torch dtype's name.
         quantization (str or None): 8bit or 4bit, through bitsandbytes.
         attn_implementation (str or None), trust_remote_code (bool): as in ``from_pretrained``.
+        shard (bool): divide the weights among the processes of this run (see `processes.divide`).
 
     Raises:
         LLMError: there is no such LLM, or it cannot be loaded so.
     """
 
-    def __init__(self, path, device, dtype="auto", quantization=None, attn_implementation=None, trust_remote_code=False):
+    def __init__(
+        self, path, device, dtype="auto", quantization=None, attn_implementation=None, trust_remote_code=False, shard=False
+    ):
         self.path, self.device, self.quantization = str(path), torch.device(device), quantization
+        self.is_sharded = processes.count() > 1 and (shard or processes.launched_with_fsdp())
         if dtype == "auto":
             dtype = "bfloat16" if self.device.type == "cuda" else "float32"
         self.dtype = getattr(torch, dtype)
@@ -78,10 +83,10 @@ class Backbone:
                 bnb_4bit_compute_dtype=self.dtype,
             )
             arguments["device_map"] = {"": self.device}
-        model = self._load(AutoModelForCausalLM, "weights", **arguments)
-        if not self.quantization:
-            model = model.to(self.device)
-        return model.requires_grad_(False).eval()
+        model = self._load(AutoModelForCausalLM, "weights", **arguments).requires_grad_(False).eval()
+        if self.is_sharded:
+            return processes.divide(model, self.device)
+        return model if self.quantization else model.to(self.device)
 
     @cached_property
     def identity(self):
@@ -140,7 +145,10 @@ def save_adapter(model, folder):
         folder (str or pathlib.Path): gets adapter_config.json and adapter_model.safetensors.
     """
     folder = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
+    # The state of the whole model, PEFT's default, would first gather what is divided among processes, in this one alone.
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = get_peft_model_state_dict(model, state_dict=trained)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with replacing(folder / "adapter_model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     settings = {
@@ -152,6 +160,12 @@ def save_adapter(model, folder):
         temporary.write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
 
 
+def _read_adapter(path):
+    if not path.is_file():
+        raise LLMError(f"Expected a saved adapter at {path}, found none.")
+    return load_file(path)
+
+
 def load_adapter(model, folder):
     """Load adapters that `save_adapter` (or PEFT) saved into a model that has such adapters.
 
@@ -159,9 +173,7 @@ def load_adapter(model, folder):
         LLMError: the file is not there, or does not fit the model.
     """
     path = Path(folder) / "adapter_model.safetensors"
-    if not path.is_file():
-        raise LLMError(f"Expected a saved adapter at {path}, found none.")
-    result = set_peft_model_state_dict(model, load_file(path))
+    result = set_peft_model_state_dict(model, processes.from_first(lambda: _read_adapter(path)))
     missing = [name for name in getattr(result, "missing_keys", []) if "lora_" in name]
     if missing or result.unexpected_keys:
         raise LLMError(

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 
-from recbole_rella.llm.packing import prompt_trees
+from recbole_rella import processes
+from recbole_rella.llm.packing import PromptTree, prompt_trees
 from recbole_rella.llm.tree_attention import tree_attention, tree_way
 
 # Tokens that go through an LLM at a time on a CPU: with more, activations leave its caches, and each of them is a memory
@@ -124,7 +125,7 @@ def _plain(llm):
     return llm.get_base_model() if hasattr(llm, "get_base_model") else llm
 
 
-def forward_passes(llm, token_ids, lengths, budget):
+def forward_passes(llm, token_ids, lengths, budget, at_least=1):
     """Divide prompts into forward passes: as trees, if that is cheaper than padded batches by the tokens and attention of both.
 
     Args:
@@ -133,6 +134,7 @@ def forward_passes(llm, token_ids, lengths, budget):
         lengths (torch.Tensor): tokens of each prompt, int64 [n], on the CPU.
         budget (int): tokens that go through the LLM at a time, padding included; a single prompt may exceed it. On a CPU at
             most a few thousand do.
+        at_least (int): how many passes are wanted: a budget that gives fewer is cut.
 
     Returns:
         tuple: list of PromptTree, and the way in which `tree_attention` takes them; or list of torch.Tensor (places of prompts,
@@ -142,11 +144,22 @@ def forward_passes(llm, token_ids, lengths, budget):
     budget = min(budget, CPU_TOKENS) if plain.device.type == "cpu" else budget
     batches = batches_by_tokens(n_tokens, budget)
     way = tree_way(plain, int(n_tokens.max())) if len(n_tokens) > 1 else None
+    passes = [torch.from_numpy(batch) for batch in batches]
     if way is not None:
         trees = prompt_trees(token_ids, lengths, budget)
         if _cost_of_trees(plain, trees, way) < _cost_of_batches(plain, n_tokens, batches):
-            return trees, way
-    return [torch.from_numpy(batch) for batch in batches], None
+            passes = trees
+        else:
+            way = None
+    if len(passes) < at_least and len(passes) < len(n_tokens) and budget > 1:
+        smaller = min(budget // 2, sum(_tokens(passes, n_tokens)) // at_least)
+        return forward_passes(llm, token_ids, lengths, max(1, smaller), at_least)
+    return passes, way
+
+
+def _tokens(passes, n_tokens):
+    """Tokens that go through the LLM in each pass."""
+    return [len(p) if isinstance(p, PromptTree) else len(p) * int(n_tokens[p].max()) for p in passes]
 
 
 def _cost(llm, tokens, pairs, calls):
@@ -169,7 +182,7 @@ def _cost_of_trees(llm, trees, way):
     return _cost(llm, tokens, sum(length * (shared + length) for _, shared, length in pieces), len(pieces))
 
 
-def answer_logits(llm, token_ids, lengths, budget, answer_ids=None):
+def answer_logits(llm, token_ids, lengths, budget, answer_ids=None, shared=False):
     """Logits after the last token of each prompt.
 
     Args:
@@ -178,15 +191,22 @@ def answer_logits(llm, token_ids, lengths, budget, answer_ids=None):
         lengths (torch.Tensor): tokens of each prompt, int64 [n].
         budget (int): as for `forward_passes`.
         answer_ids (list of int, optional): the tokens whose logits are wanted; all by default.
+        shared (bool): whether the processes of this run, all of which call this, share the forward passes among them.
 
     Yields:
-        tuple: for each forward pass the places of its m prompts, int64 [m], and their logits [m, tokens], on the LLM's device,
-        in float32 or what the LLM has beyond it.
+        tuple: for each forward pass of this process the places of its m prompts, int64 [m], and their logits [m, tokens], on the
+        LLM's device, in float32 or what the LLM has beyond it. With a divided LLM some have no prompt: a backward pass through
+        such logits has no gradients, but must be made where the others are.
     """
     token_ids, lengths, plain = token_ids.cpu(), lengths.cpu(), _plain(llm)
-    passes, way = forward_passes(llm, token_ids, lengths, budget)
+    several = shared and processes.count() > 1
+    passes, way = forward_passes(llm, token_ids, lengths, budget, 2 * processes.count() if several else 1)
+    mine = [(place, True) for place in range(len(passes))]
+    if several:
+        mine = processes.share(_tokens(passes, lengths), processes.is_divided(plain))
     with tree_attention(plain, way) if way else nullcontext() as enter:
-        for part in passes:
+        for place, counts in mine:
+            part = passes[place]
             if way:
                 inputs, prompts = enter(part), part.prompts
                 places = torch.zeros_like(part.ends), part.ends
@@ -197,6 +217,7 @@ def answer_logits(llm, token_ids, lengths, budget, answer_ids=None):
             with answers_alone(plain, tuple(place.to(plain.device) for place in places), answer_ids) as few:
                 logits = llm(**inputs).logits[:, 0]
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            prompts, logits = (prompts, logits) if counts else (prompts[:0], logits[:0])
             yield prompts.to(plain.device), logits if few or answer_ids is None else logits[:, answer_ids]
 
 
@@ -211,7 +232,8 @@ def merged(llm):
     """
     layers = [module for module in llm.modules() if isinstance(module, LoraLayer)]
     weights = [layer.get_base_layer().weight for layer in layers]
-    if not layers or any(weight.dtype != torch.float32 or layer.merged for layer, weight in zip(layers, weights)):
+    taken = any(weight.dtype != torch.float32 or layer.merged for layer, weight in zip(layers, weights))
+    if not layers or taken or processes.is_divided(llm):
         yield
         return
     before = [weight.detach().clone() for weight in weights]
@@ -228,6 +250,8 @@ def merged(llm):
 def p_yes(llm, input_ids, lengths, answer_ids, budget, device):
     """P(yes): the two-way softmax of the answer logits (ReLLa, WWW 2024, section 2.3).
 
+    Where a run has several processes, all of them call this, share the forward passes and get all scores.
+
     Args:
         llm (torch.nn.Module): a causal LM in evaluation mode.
         input_ids (torch.Tensor): right-padded prompts, int64 [n, longest].
@@ -239,9 +263,10 @@ def p_yes(llm, input_ids, lengths, answer_ids, budget, device):
     Returns:
         torch.Tensor: float32 [n], on `device`.
     """
-    scores = torch.empty(len(lengths), dtype=torch.float32, device=device)
+    scores = torch.zeros(len(lengths), dtype=torch.float32, device=device)
     # Scores are made outside: what is made in inference mode cannot be changed elsewhere.
     with torch.inference_mode(), merged(llm):
-        for places, logits in answer_logits(llm, input_ids, lengths, budget, list(answer_ids)):
+        for places, logits in answer_logits(llm, input_ids, lengths, budget, list(answer_ids), shared=True):
             scores[places] = torch.softmax(logits, dim=-1)[:, 0]
+    processes.add_up([scores])  # each score is that of one process, and 0 in the others
     return scores

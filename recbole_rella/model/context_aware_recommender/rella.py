@@ -18,7 +18,7 @@ from recbole.utils import InputType, ModelType
 from recbole_rella.data.split import ROW_ID
 from recbole_rella.data.transform import PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, prompts
 from recbole_rella.llm.backbone import add_lora, load_adapter, save_adapter
-from recbole_rella.llm.scoring import answer_logits, forward_passes, p_yes
+from recbole_rella.llm.scoring import answer_logits, p_yes
 
 
 class ReLLa(AbstractRecommender):
@@ -56,35 +56,36 @@ class ReLLa(AbstractRecommender):
             interaction.update(prompts(self.prompter, interaction, self.ITEM_ID).to(self.device))
         return interaction
 
-    def micro_batches(self, interaction):
-        """Cut a batch into parts of at most train_micro_tokens tokens, shared beginnings counted once, padding included.
+    def losses(self, interaction, shared=False):
+        """Cross-entropy of the answer, at the answer position alone and over the whole vocabulary (paper, section 3.3).
+
+        One forward pass at a time, of at most train_micro_tokens tokens, shared beginnings counted once, padding included: with a
+        backward pass after each, the activations of no more than one are held.
 
         Args:
-            interaction (Interaction): n rows.
+            interaction (Interaction): n rows with labels.
+            shared (bool): whether the processes of this run, all of which call this, share the forward passes.
 
-        Returns:
-            list of Interaction: together all n rows, each part a forward pass.
+        Yields:
+            torch.Tensor: what the rows of a forward pass add to the mean over all n, float32 [].
         """
         interaction = self._with_prompts(interaction)
-        ids, lengths = interaction[PROMPT_IDS].cpu(), interaction[PROMPT_LENGTH].cpu()
-        passes, way = forward_passes(self.llm, ids, lengths, self._train_tokens)
-        return [interaction[part.prompts if way else part] for part in passes]
+        yes, no = self.answer_ids
+        answers = torch.where(interaction[self.LABEL].to(self.device) > 0.5, yes, no)
+        ids, lengths = interaction[PROMPT_IDS], interaction[PROMPT_LENGTH]
+        for places, logits in answer_logits(self.llm, ids, lengths, self._train_tokens, shared=shared):
+            yield F.cross_entropy(logits, answers[places], reduction="sum") / len(interaction)
 
     def calculate_loss(self, interaction):
-        """Cross-entropy of the answer, at the answer position alone and over the whole vocabulary (paper, section 3.3).
+        """RecBole's hook: the sum of `losses`, the mean over the rows.
 
         Args:
             interaction (Interaction): n rows with labels.
 
         Returns:
-            torch.Tensor: mean over the rows, float32 [].
+            torch.Tensor: float32 [].
         """
-        interaction = self._with_prompts(interaction)
-        yes, no = self.answer_ids
-        answers = torch.where(interaction[self.LABEL].to(self.device) > 0.5, yes, no)
-        passes = answer_logits(self.llm, interaction[PROMPT_IDS], interaction[PROMPT_LENGTH], self._train_tokens)
-        losses = [F.cross_entropy(logits, answers[places], reduction="sum") for places, logits in passes]
-        return sum(losses) / len(interaction)
+        return sum(self.losses(interaction))
 
     @torch.no_grad()
     def predict(self, interaction):
