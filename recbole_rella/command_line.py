@@ -7,12 +7,16 @@ from pathlib import Path
 
 from recbole_rella import processes
 from recbole_rella.quick_start import run_recbole_rella
-from recbole_rella.run_folder import ADAPTER, METRICS, read_config
+from recbole_rella.run_folder import ADAPTER, METRICS, read_config, read_yaml
 
 USAGE = """Run ReLLa, or any model of RecBole, on a data set.
 
     python run_recbole_rella.py --model=ReLLa --dataset=ml-100k [--config_files="a.yaml b.yaml"] [--key=value ...]
     python run_recbole_rella.py --resume_from=saved/<run folder>
+
+The original files of a published data set (ml-1m, ml-25m, book-crossing) to RecBole's atomic files in data_path:
+
+    python run_recbole_rella.py --dataset=ml-1m --convert=<folder of the original files> [--data_path=dataset/]
 
 Several models side by side, on the same rows, and a key over several values:
 
@@ -36,7 +40,9 @@ Every other --key=value is a key of RecBole or of ReLLa and overrides the config
 def _parser():
     parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", "-m", help="name of the model (ReLLa), or several, separated by commas")
-    parser.add_argument("--dataset", "-d", help="name of the data set (ml-100k)")
+    parser.add_argument("--dataset", "-d", help="name of the data set (ml-100k), or the folder of its atomic files")
+    parser.add_argument("--convert", help="folder of the original files of the data set, to be converted")
+    parser.add_argument("--data_path", help="folder of the data sets (RecBole's key)")
     parser.add_argument("--config_files", help="YAML files, separated by spaces")
     parser.add_argument("--resume_from", help="run folder of an interrupted run")
     several = parser.add_argument_group("several processes, in RecBole's words")
@@ -99,6 +105,15 @@ def _with_finished_run(known):
         print(f"{good} requests scored, {bad} lines left out; written to {known.output_file or 'scores.csv'}")
 
 
+def _convert(known, files):
+    from recbole_rella.conversion.convert import convert
+
+    given = {"data_path": "dataset/"}  # RecBole's default
+    for path in files:
+        given.update(read_yaml(path) or {})
+    return convert(known.dataset, known.convert, known.data_path or given["data_path"])
+
+
 def _tune(known, model, dataset, files):
     from recbole_rella.experiments.tuning import tune
 
@@ -142,6 +157,10 @@ def main(arguments=None):
     if known.explain or known.score:
         return _with_finished_run(known)
     files = known.config_files.split() if known.config_files else []
+    if known.convert:
+        counts = _convert(known, files)
+        if not known.model:
+            return counts
     model, dataset = known.model, known.dataset
     if known.resume_from:
         saved_model, saved_dataset, path = read_config(known.resume_from)

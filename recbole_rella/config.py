@@ -1,22 +1,26 @@
 """Our part of RecBole's Config: defaults from properties/, and the check of our keys before anything loads."""
 
 import logging
+import os
 from functools import lru_cache
 from pathlib import Path
 
 import recbole.config.configurator as configurator
 import yaml
 
-from recbole_rella.settings import SHIPPED_TEMPLATES, check
+from recbole_rella.settings import SHIPPED_TEMPLATES, ConfigError, check
 
 logger = logging.getLogger(__name__)
+
+# Keys of ours that say how rows are numbered and which of them are used.
+ROWS_CHOSEN_BY = ("min_history", "targets_per_user", "history_shuffle_seed", "train_pool", "eval_rows")
 
 # Keys of RecBole's scripts and of its multi-process start, which its property files do not list.
 SCRIPT_KEYS = {
     "model", "dataset", "config_files", "config_file_list", "params_file", "output_file", "display_file", "max_evals",
     "algo", "tool", "nproc", "world_size", "ip", "port", "offset", "group_offset", "local_rank", "valid_metric_bigger",
     "seeds", "sweep", "train_shots_for", "output_folder", "explain", "score", "bad_lines", "concurrency", "early_stop",
-    "single_spec", "device", "neg_sampling", "training_neg_sample_num", "discretization", "entity_kg_num_interval",
+    "convert", "single_spec", "device", "neg_sampling", "training_neg_sample_num", "discretization", "entity_kg_num_interval",
     "relation_kg_num_interval",
 }  # fmt: skip
 
@@ -52,17 +56,43 @@ def _for_this_model(settings, model):
     return {**{key: value for key, value in settings.items() if "." not in key}, **own}
 
 
+def _folder_of_atomic_files(dataset):
+    """The folder that a data set is given as, or None where it is given by name.
+
+    Raises:
+        ConfigError: it is a path, and there are no atomic files.
+    """
+    if not isinstance(dataset, str) or not (os.sep in dataset or dataset.startswith("~")):
+        return None
+    folder = Path(dataset).expanduser().resolve()
+    expected = (
+        "dataset: expected the name of a data set in data_path, or a folder of RecBole's atomic files (<name>.inter, and where "
+        "there are any <name>.user and <name>.item)"
+    )
+    if not list(folder.glob("*.inter")):
+        found = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else "no such folder"
+        raise ConfigError(f"{expected}; found {dataset!r}: {found}.")
+    if folder.name == "ml-100k":
+        raise ConfigError(f"{expected}; found {dataset!r}, but RecBole takes this name for the data that it bundles: rename it.")
+    return folder
+
+
 def install():
     """Make RecBole's Config carry our defaults for a model whose class names a property file of ours.
 
     The defaults go where RecBole puts those of a built-in model: under configuration files, dictionaries and the
-    command line. For every other model nothing changes, but that keys of the form model.key are understood.
+    command line. For every other model nothing changes, but that keys of the form model.key are understood, and a data
+    set may be given as the path of its folder.
     """
     load_builtin = configurator.Config._load_internal_config_dict
     if getattr(load_builtin, "serves_rella", False):
         return
 
     def load(self, model, model_class, dataset):
+        folder = _folder_of_atomic_files(dataset)
+        if folder is not None:
+            self.dataset = dataset = folder.name
+            self.external_config_dict["data_path"] = str(folder.parent)
         self.given_config_dict = self.external_config_dict
         self.external_config_dict = _for_this_model(self.given_config_dict, model)
         load_builtin(self, model, model_class, dataset)
@@ -78,7 +108,7 @@ def install():
         if strangers:
             logger.warning("Neither RecBole nor ReLLa knows these keys, and nothing will read them: %s", strangers)
         # RecBole compares these when it reloads a data set that it saved.
-        self.parameters["Dataset"] += [key for key in ("min_history",) if key not in self.parameters["Dataset"]]
+        self.parameters["Dataset"] += [key for key in ROWS_CHOSEN_BY if key not in self.parameters["Dataset"]]
 
     load.serves_rella = True
     configurator.Config._load_internal_config_dict = load

@@ -80,6 +80,17 @@ def _words(value):
     return None if fits else "a dictionary {field: {code: words}}"
 
 
+# What expected_counts may name: different users and items in the rows; rows after RecBole's filters; the rows of the splits
+# (min_history, targets_per_user), before any are drawn; the parts as they are used (train before train_shots); rows of the
+# .user and .item files.
+COUNTS = ("users", "items", "rows", "split_rows", "train", "valid", "test", "listed_users", "listed_items")
+
+
+def _counts(value):
+    fits = isinstance(value, dict) and set(value) <= set(COUNTS) and all(type(count) is int for count in value.values())
+    return None if fits else f"a dictionary {{name: integer}} with names among {', '.join(COUNTS)}"
+
+
 def _names_a_path(value):
     return os.sep in value and (value.startswith((os.sep, ".", "~")) or value.count(os.sep) > 1)
 
@@ -152,7 +163,12 @@ RULES = {
     "mini_learning_rate": _number(0, above=True),
     "mini_weight_decay": _number(0),
     "min_history": _integer(0),
+    "targets_per_user": _integer(1, optional=True),
+    "history_shuffle_seed": _integer(0, optional=True),
+    "train_pool": _integer(1, optional=True),
     "train_shots": _integer(1, optional=True),
+    "eval_rows": _integer(1, optional=True),
+    "expected_counts": _counts,
     "train_history": _one_of("mixed", "retrieved", "recent"),
     "eval_history": _one_of("retrieved", "recent"),
     "history_size": _integer(1),

@@ -37,14 +37,14 @@ def room(path):
 @pytest.mark.parametrize("path", MODULES, ids=room)
 def test_only_some_rooms_know_recbole(path):
     may = ("config.py", "quick_start.py", "register.py", "compat.py", "metrics.py", "trainer.py", "data/", "model/", "experiments/", "__main__.py")
-    plain = room(path) in ("data/history.py", "data/split.py", "experiments/significance.py") or not room(path).startswith(may)
+    plain = room(path) in ("data/history.py", "data/split.py", "data/order.py", "data/counts.py", "experiments/significance.py") or not room(path).startswith(may)
     assert not (plain and uses(path, "recbole")), f"{room(path)} imports recbole"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=room)
 def test_data_moves_down_only(path):
     """A room imports those above it, never one below."""
-    order = ["files", "settings", "config", "prompt", "llm", "retrieval", "data", "model", "trainer", "quick_start", "experiments", "serving"]
+    order = ["files", "conversion", "settings", "config", "prompt", "llm", "retrieval", "data", "model", "trainer", "quick_start", "experiments", "serving"]
     own = next((n for n in order if room(path).startswith((n + "/", n + ".py"))), None)
     if own is None:
         return
@@ -57,6 +57,11 @@ def test_the_template_needs_neither_torch_nor_transformers():
     path = PACKAGE / "prompt" / "template.py"
     assert not uses(path, "torch") and not uses(path, "transformers")
     assert not uses(PACKAGE / "data" / "history.py", "torch")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parent.name == "conversion"], ids=room)
+def test_converting_needs_neither_recbole_nor_torch(path):
+    assert not any(uses(path, package) for package in ("recbole", "torch", "numpy", "pandas"))
 
 
 def test_every_key_has_a_default_a_rule_and_a_comment():

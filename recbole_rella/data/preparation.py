@@ -160,10 +160,10 @@ def prepare(dataset, parts):
                 "llm: expected a Hugging Face LLM for a data set without labels, found mini, which learns from labels; "
                 "set threshold, or another llm."
             )
-        llm = _pretrained_mini(dataset, np.flatnonzero(rows.split == TRAIN), texts, sentences)
+        llm = _pretrained_mini(dataset, dataset.pool, texts, sentences)
         logger.warning(
-            "llm: mini has read the ratings of the whole training split while it was pretrained: train_shots says how many "
-            "rows tune it, not how many it has seen. Few-shot results need a real LLM."
+            "llm: mini has read the ratings of the whole training split (or of train_pool) while it was pretrained: train_shots "
+            "says how many rows tune it, not how many it has seen. Few-shot results need a real LLM."
         )
     backbone = Backbone(
         llm,

@@ -1,38 +1,36 @@
 """Data sets whose rows keep their names: RecBole's Dataset with a row_id, raw ratings and times, histories, and one split.
 
 RecBole removes, rescales or rounds ratings and times while it prepares the data; they are copied before. Rows are
-numbered in the order (time, user, item) after RecBole's filters: the row_id. It is what models that run side by side have
-in common, whatever RecBole's own data set of each does to the rows.
+numbered in the order (time, user, item) after RecBole's filters, or in a random one where history_shuffle_seed is given:
+the row_id. It is what models that run side by side have in common, whatever RecBole's own data set of each does to the rows.
 """
 
-from contextlib import contextmanager
-
 import numpy as np
-import recbole.data.dataset
-from recbole.data.dataset import Dataset, SequentialDataset
-from recbole.utils import FeatureSource, FeatureType, InputType, ModelType
+from recbole.data.dataset import Dataset
+from recbole.utils import FeatureSource, FeatureType
 
+from recbole_rella.config import ROWS_CHOSEN_BY
+from recbole_rella.data.atomic_files import ReadsAtomicFiles
+from recbole_rella.data.counts import differing, sentence
 from recbole_rella.data.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
+from recbole_rella.data.order import by_time, shuffled, sort_rank
 from recbole_rella.data.split import ROW_ID, Split, SplitError, rows_identity
 
-
-def _sort_rank(tokens):
-    """Place of each token among all: by number where all are integers (as the original ids of most data sets are)."""
-    try:
-        keys = np.array([int(token) for token in tokens[1:]])
-    except ValueError:
-        keys = np.array(tokens[1:], dtype=str)
-    rank = np.zeros(len(tokens), dtype=np.int32)
-    rank[1 + np.argsort(keys, kind="stable")] = np.arange(1, len(tokens))
-    return rank
+# RecBole's and our settings that say which rows there are and which of them are used.
+_ROWS_CHOSEN_BY = (
+    "rm_dup_inter", "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval",
+    "benchmark_filename", "load_col", "unload_col", "eval_args", *ROWS_CHOSEN_BY,
+)  # fmt: skip
 
 
-class KeepsRows:
+class KeepsRows(ReadsAtomicFiles):
     """Mixed into a data set class of RecBole.
 
     Attributes:
         rows (Rows): the columns of all rows, those that min_history drops included.
         histories (Histories): the earlier rows of each row.
+        pool (numpy.ndarray): row_ids of the training rows that may be used (train_pool), of which shots are drawn; int64,
+            ascending; set by `_split`.
 
     Raises:
         ValueError: no time field, a missing time or rating, no label, or no row with enough history.
@@ -50,11 +48,38 @@ class KeepsRows:
         super()._fill_nan()
 
     def _keep_rows(self):
+        inter, seed = self.inter_feat, self.config["history_shuffle_seed"]
+        user, item = (inter[field].to_numpy(dtype=np.int32) for field in (self.uid_field, self.iid_field))
+        ranks = [sort_rank(self.field2id_token[field])[ids] for field, ids in ((self.uid_field, user), (self.iid_field, item))]
+        rating = self._ratings()
+        if seed is None:
+            time = self._times()
+            order = by_time(time, *ranks)
+        else:
+            order = shuffled(*ranks, rating, seed)
+        row_id = np.empty(len(order), dtype=np.int64)
+        row_id[order] = np.arange(len(order))
+        if seed is not None:
+            # Places stand for times, here and where RecBole's sequential data sets want a time.
+            time = row_id.astype(np.float64)
+            inter[self.time_field] = time
+            self.set_field_property(self.time_field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+        split = np.full(len(order), NO_SPLIT, dtype=np.int8)
+        rating = None if rating is None else rating[order]
+        self.rows = Rows(user[order], item[order], np.floor(time[order]).astype(np.int64), rating, None, split)
+        self.histories = Histories(self.rows, self.user_num)
+        inter[ROW_ID] = row_id
+        # A token field holds integers, which float32 would round beyond 16 million rows.
+        self.set_field_property(ROW_ID, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+
+    def _times(self):
+        """The times in the file, float64 [rows]."""
         inter = self.inter_feat
         if self.time_field not in inter or self.field2type[self.time_field] != FeatureType.FLOAT:
             raise ValueError(
                 f"TIME_FIELD: expected a float field {self.time_field!r} in the .inter file, found {self._found('inter')}. "
-                "Histories are ordered by time: name the field in TIME_FIELD and load_col."
+                "Histories are ordered by time: name the field in TIME_FIELD and load_col. For a data set without times "
+                "give history_shuffle_seed, and they stand in a random order."
             )
         time = inter[self.time_field].to_numpy()
         if np.isnan(time).any():
@@ -62,25 +87,20 @@ class KeepsRows:
                 f"{self.time_field}: expected a time in every row, found {np.isnan(time).sum()} rows without one; "
                 "drop them from the .inter file, or filter them with val_interval."
             )
-        user, item = (inter[field].to_numpy(dtype=np.int32) for field in (self.uid_field, self.iid_field))
-        ranks = [_sort_rank(self.field2id_token[field])[ids] for field, ids in ((self.iid_field, item), (self.uid_field, user))]
-        order = np.lexsort((*ranks, time))
-        row_id = np.empty(len(order), dtype=np.int64)
-        row_id[order] = np.arange(len(order))
-        rating, field = None, self.config["RATING_FIELD"]
-        if field in inter and self.field2type[field] == FeatureType.FLOAT:
-            rating = inter[field].to_numpy(dtype=np.float32)[order]
-            if np.isnan(rating).any():
-                raise ValueError(
-                    f"{field}: expected a rating in every row, found {np.isnan(rating).sum()} rows without one; "
-                    "drop them from the .inter file, or leave the field out of load_col."
-                )
-        split = np.full(len(order), NO_SPLIT, dtype=np.int8)
-        self.rows = Rows(user[order], item[order], np.floor(time[order]).astype(np.int64), rating, None, split)
-        self.histories = Histories(self.rows, self.user_num)
-        inter[ROW_ID] = row_id
-        # A token field holds integers, which float32 would round beyond 16 million rows.
-        self.set_field_property(ROW_ID, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+        return time
+
+    def _ratings(self):
+        """The ratings in the file, float32 [rows], or None."""
+        field = self.config["RATING_FIELD"]
+        if field not in self.inter_feat or self.field2type[field] != FeatureType.FLOAT:
+            return None
+        rating = self.inter_feat[field].to_numpy(dtype=np.float32)
+        if np.isnan(rating).any():
+            raise ValueError(
+                f"{field}: expected a rating in every row, found {np.isnan(rating).sum()} rows without one; "
+                "drop them from the .inter file, or leave the field out of load_col."
+            )
+        return rating
 
     def _found(self, source):
         feat = getattr(self, f"{source}_feat")
@@ -100,9 +120,13 @@ class KeepsRows:
         self.rows.label[self.inter_feat[ROW_ID].to_numpy()] = label
 
     def _drop_short_histories(self):
+        """Leave the rows of the splits: those with min_history earlier ones, and of each user the last targets_per_user."""
         lengths = self.histories.past_lengths()
-        minimum = self.config["min_history"]
-        keep = (lengths >= minimum)[self.inter_feat[ROW_ID].to_numpy()]
+        minimum, targets = self.config["min_history"], self.config["targets_per_user"]
+        keep = lengths >= minimum
+        if targets is not None:
+            keep &= np.diff(self.histories.start)[self.rows.user] - lengths <= targets
+        keep = keep[self.inter_feat[ROW_ID].to_numpy()]
         if not keep.any():
             raise ValueError(
                 f"min_history: expected rows with at least {minimum} earlier behaviours, found none among {len(lengths)} "
@@ -135,15 +159,25 @@ class KeepsRows:
                 f"LABEL_FIELD: expected a label in every row, found {self._found('inter')}; set threshold, "
                 f"for example {{'rating': 4}}, or give the data set a float field {self.label_field!r} of 0 and 1."
             )
-        parts = super().build() if self.config["split_file"] is None else self._split_by_file()
-        for part, split in zip(parts, (TRAIN, VALID, TEST)):
-            self.rows.split[part.inter_feat[ROW_ID].numpy()] = split
+        if self.config["split_file"] is None:
+            parts = super().build()
+            for part, split in zip(parts, (TRAIN, VALID, TEST)):
+                self.rows.split[part.inter_feat[ROW_ID].numpy()] = split
+            split_rows = sum(map(len, parts))
+            self._draw(parts[0], "train_pool")
+            for part in parts[1:]:
+                self._draw(part, "eval_rows")
+            self._compare_counts(parts, split_rows)
+        else:
+            parts = self._split_by_file()
         self._check_train(parts[0])
-        self._draw_shots(parts[0])
+        self.pool = np.sort(parts[0].inter_feat[ROW_ID].numpy())
+        self._draw(parts[0], "train_shots")
         return parts
 
     def _split_by_file(self):
         split = Split.load(self.config["split_file"], self.identity())
+        self.rows.split[:] = split.codes
         self._change_feat_format()
         place = np.full(len(self.rows), -1, dtype=np.int64)
         place[self.inter_feat[ROW_ID].numpy()] = np.arange(len(self.inter_feat))
@@ -172,16 +206,38 @@ class KeepsRows:
                 "choose another threshold, or train_neg_sample_args."
             )
 
-    def _draw_shots(self, train):
-        """Keep the first train_shots rows of one seeded permutation: fewer shots are part of more."""
-        shots = self.config["train_shots"]
-        if shots is None:
+    def _draw(self, part, key):
+        """Keep the first rows of one seeded permutation of a part, as many as a key says: fewer are part of more."""
+        count = self.config[key]
+        if count is None:
             return
-        if shots > len(train):
-            self.logger.warning(f"train_shots is {shots}, and the training split has {len(train)} rows: all are used.")
-        permutation = np.random.default_rng(self.config["seed"]).permutation(len(train))
-        by_row_id = np.argsort(train.inter_feat[ROW_ID].numpy())
-        train.inter_feat = train.inter_feat[by_row_id[permutation[:shots]]]
+        if count > len(part):
+            self.logger.warning(f"{key} is {count}, and there are {len(part)} rows: all are used.")
+        permutation = np.random.default_rng(self.config["seed"]).permutation(len(part))
+        places = np.argsort(part.inter_feat[ROW_ID].numpy())[permutation[:count]]
+        # Evaluated rows stay in the order of the split.
+        part.inter_feat = part.inter_feat[np.sort(places) if key == "eval_rows" else places]
+
+    def _compare_counts(self, parts, split_rows):
+        """Tell whether this is the data set that was published, where expected_counts says what that holds."""
+        expected, rows = self.config["expected_counts"], self.rows
+        if not expected:
+            return
+        found = {
+            "users": len(np.unique(rows.user)),
+            "items": len(np.unique(rows.item)),
+            "rows": len(rows),
+            "split_rows": split_rows,
+            **dict(zip(("train", "valid", "test"), map(len, parts))),
+            **{f"listed_{name}": count for name, count in self.listed.items()},
+        }
+        differences = differing(expected, found)
+        if differences:
+            given = self.config.external_config_dict
+            own = [] if "expected_counts" in given else [key for key in _ROWS_CHOSEN_BY if key in given]
+            self.logger.warning(sentence(differences, own))
+        else:
+            self.logger.info(f"expected_counts: found as published: {expected}")
 
 
 class RowDataset(KeepsRows, Dataset):
@@ -190,63 +246,3 @@ class RowDataset(KeepsRows, Dataset):
     def build(self):
         """Train, valid and test, as RecBole's."""
         return self._split()
-
-
-class _SameRows(KeepsRows):
-    """For a built-in model: the rows of split_file, and nothing else that the model could see.
-
-    Sequential models get their histories as RecBole builds them, from all rows of the user, those that min_history drops
-    included; but in the order of the row_ids, as RecBole's times are rounded and would show a later row of the same minute.
-    """
-
-    def build(self):
-        parts = self._split()
-        # The row_id stays a column, by which predictions are named, but is no field of which a model makes a feature.
-        hidden = [ROW_ID, ROW_ID + (self.config["LIST_SUFFIX"] or "_list")]
-        for properties in (self.field2type, self.field2source, self.field2seqlen, self.field2id_token):
-            for field in hidden:
-                properties.pop(field, None)
-        for part in parts:
-            part.inter_feat.interaction.pop(hidden[1], None)
-        return parts
-
-
-def learns_from_labels(model_class):
-    """Whether a model is context-aware or sequential, and trained on the labels of rows (as FM, DCNV2, DIN, DIEN)."""
-    kind, rows = getattr(model_class, "type", None), getattr(model_class, "input_type", None)
-    return kind in (ModelType.CONTEXT, ModelType.SEQUENTIAL) and rows == InputType.POINTWISE
-
-
-@contextmanager
-def same_rows(config):
-    """Within this context RecBole's ``create_dataset`` makes the data set of a built-in model on the rows of split_file.
-
-    RecBole looks for a class named after the model first; that is where ours is, for as long.
-
-    Args:
-        config (recbole.config.Config): of a model that `learns_from_labels`.
-
-    Raises:
-        SplitError: the model is of another kind, or would learn from sampled items instead of the rows' labels.
-    """
-    if not learns_from_labels(config.model_class):
-        raise SplitError(
-            f"model: expected a context-aware or a sequential model that learns from labels (as FM, DCNV2, DIN, DIEN), found "
-            f"{config['model']}, which would not be trained on the labels of these rows."
-        )
-    if config["train_neg_sample_args"]["distribution"] != "none":
-        raise SplitError(
-            f"train_neg_sample_args: expected none, so that {config['model']} learns from the rows of split_file and their labels "
-            f"(RecBole's default for sequential models is to sample), found {config['train_neg_sample_args']}."
-        )
-    module, name = recbole.data.dataset, f"{config['model']}Dataset"
-    earlier = getattr(module, name, None)
-    base = earlier or (SequentialDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else Dataset)
-    ours = type(f"SameRows{name}", (_SameRows, base), {"__module__": __name__})
-    # Some models hold their data set, and RecBole pickles them: the class must be found by its name.
-    globals()[ours.__name__] = ours
-    setattr(module, name, ours)
-    try:
-        yield
-    finally:
-        setattr(module, name, earlier) if earlier else delattr(module, name)

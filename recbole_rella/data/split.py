@@ -33,26 +33,29 @@ def rows_identity(rows, user_tokens, item_tokens):
 
 @dataclass(frozen=True)
 class Split:
-    """Row_ids of the three parts, int64, in the order in which they are evaluated; and the identity of all rows."""
+    """Row_ids of the three parts, int64, in the order in which they are evaluated; the identity of all rows; and the split
+    code of each, int8 [rows], that of rows which train_pool and eval_rows leave out included: histories depend on it."""
 
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
     rows: str
+    codes: np.ndarray
 
     @classmethod
     def of(cls, dataset):
-        """The split that a data set's own eval_args make (and its train_shots, where they are set).
+        """The split that a data set's own eval_args make (its train_pool and eval_rows drawn, and its train_shots, where they are set).
 
         Args:
             dataset (RowDataset): not built yet.
         """
-        return cls(*(part.inter_feat[ROW_ID].numpy() for part in dataset.build()), dataset.identity())
+        parts = [part.inter_feat[ROW_ID].numpy() for part in dataset.build()]
+        return cls(*parts, dataset.identity(), dataset.rows.split)
 
     def save(self, path):
         """Write the split as a numpy archive, whole or not at all."""
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, train=self.train, valid=self.valid, test=self.test, rows=np.array(self.rows))
+            np.savez(file, train=self.train, valid=self.valid, test=self.test, rows=np.array(self.rows), codes=self.codes)
 
     @classmethod
     def load(cls, path, rows=None):
@@ -67,7 +70,7 @@ class Split:
         """
         try:
             with np.load(Path(path).expanduser(), allow_pickle=False) as archive:
-                split = cls(archive["train"], archive["valid"], archive["test"], str(archive["rows"]))
+                split = cls(archive["train"], archive["valid"], archive["test"], str(archive["rows"]), archive["codes"])
         except Exception as error:  # zipfile, zlib, OS, key and value errors: whatever the damage, the remedy is the same
             raise SplitError(f"split_file: expected a split at {path}, found none that reads ({error}). Make it again.") from error
         if rows is not None and split.rows != rows:

@@ -18,7 +18,7 @@ from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 
 from recbole_rella.compat import anomaly_detection_kept
 from recbole_rella.config import SCRIPT_KEYS, properties_folder
-from recbole_rella.data.rows import learns_from_labels
+from recbole_rella.data.same_rows import learns_from_labels
 from recbole_rella.files import fingerprint
 from recbole_rella.quick_start import ModelError, find_model, make_config, no_command_line
 from recbole_rella.run_folder import plain
@@ -157,8 +157,10 @@ def shared_settings(base):
     keys = {*dataset_arguments, *evaluation_arguments}
     given = {**base.rella_defaults, **base.external_config_dict}
     shared = {key: base[key] for key in given if key in keys and plain(base[key])}
+    # Every data set numbers its rows by itself.
+    numbered = {key: base[key] for key in ("history_shuffle_seed",) if base[key] is not None}
     # By RecBole's default a sequential model learns from sampled items instead of the rows that were not liked.
-    return {**shared, "train_neg_sample_args": None}
+    return {**shared, **numbered, "train_neg_sample_args": None}
 
 
 def check_settings(entries, base):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from recbole.utils import init_seed
 
+from recbole_rella.config import ROWS_CHOSEN_BY
 from recbole_rella.data.rows import RowDataset
 from recbole_rella.data.split import Split, SplitError
 from recbole_rella.experiments.plan import Run, check_settings, make_entries, settings_of, shared_settings, stamps
@@ -63,7 +64,7 @@ def prepare_ground(entries, dataset=None, config_file_list=None, config_dict=Non
             f"{base['train_neg_sample_args']}."
         )
     check_settings(entries, base)
-    data = fingerprint(shared_settings(base), base["min_history"], base["seed"], stamps(base["data_path"]))
+    data = fingerprint(shared_settings(base), [base[key] for key in ROWS_CHOSEN_BY], base["seed"], stamps(base["data_path"]))
     folder = Path(base["checkpoint_dir"]) / f"side-by-side-{base['dataset']}-{data[:8]}"
     split_file = folder / "split.npz"
     shots, base["train_shots"], base["split_file"] = base["train_shots"], None, None

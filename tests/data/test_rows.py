@@ -6,7 +6,8 @@ from recbole.data import data_preparation
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import init_seed
 
-from recbole_rella.data.rows import RowDataset, learns_from_labels, same_rows
+from recbole_rella.data.rows import RowDataset
+from recbole_rella.data.same_rows import learns_from_labels, same_rows
 from recbole_rella.data.split import ROW_ID, Split, SplitError
 from recbole_rella.quick_start import make_config
 
@@ -172,3 +173,125 @@ def test_shots_for_a_built_in_model_are_rellas(movies):
     config = make_config("ReLLa", name, config_dict={**tiny, "train_shots": 40, "train_history": "recent"})
     rella = data_preparation(config, create_dataset(config))
     np.testing.assert_array_equal(loaders[0]._dataset.inter_feat[ROW_ID].numpy(), rella[0]._dataset.inter_feat[ROW_ID].numpy())
+
+
+RANDOM = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"}}
+
+
+def test_a_pool_holds_the_shots_of_every_size(movies):
+    name, tiny = movies
+
+    def train(**more):
+        _, dataset = make_split(name, tiny, **more)
+        return dataset, set(Split.load("split.npz").train.tolist())
+
+    whole = train()[1]
+    few, many = train(train_pool=60, train_shots=10)[1], train(train_pool=60, train_shots=25)[1]
+    dataset, pool = train(train_pool=60)
+    assert few < many < pool < whole and [len(s) for s in (few, many, pool)] == [10, 25, 60]
+    assert train(train_pool=90)[1] > pool
+    # The rows that are left out keep their part, as histories of others may show them.
+    assert set(np.flatnonzero(dataset.rows.split == 0).tolist()) == whole
+    assert set(dataset.pool.tolist()) == pool
+    assert set(train(train_pool=60, train_shots=10)[0].pool.tolist()) == pool
+
+
+def test_evaluated_rows_are_drawn_with_the_seed(movies):
+    name, tiny = movies
+    whole, few = make_split(name, tiny)[0], make_split(name, tiny, eval_rows=9)[0]
+    again, other = make_split(name, tiny, eval_rows=9)[0], make_split(name, tiny, eval_rows=9, seed=7)[0]
+    for part in ("valid", "test"):
+        drawn = getattr(few, part)
+        assert len(drawn) == 9 and set(drawn) < set(getattr(whole, part))
+        np.testing.assert_array_equal(drawn, getattr(again, part))
+        assert set(drawn) != set(getattr(other, part))
+    np.testing.assert_array_equal(few.train, whole.train)
+
+
+def test_more_rows_than_there_are_is_told_of(movies, caplog):
+    name, tiny = movies
+    split, _ = make_split(name, tiny, eval_rows=1000)
+    assert f"eval_rows is 1000, and there are {len(split.test)} rows: all are used." in caplog.text
+
+
+@pytest.mark.parametrize("targets", [1, 3, 100])
+def test_targets_per_user(targets, movies):
+    """The last rows of each user are in the split, and show all earlier ones; min_history counts those too."""
+    name, tiny = movies
+    split, dataset = make_split(name, {**tiny, "min_history": 27}, targets_per_user=targets)
+    rows, used = dataset.rows, np.sort(np.concatenate([split.train, split.valid, split.test]))
+    own = [np.flatnonzero(rows.user == user) for user in range(1, dataset.user_num)]
+    np.testing.assert_array_equal(used, np.sort(np.concatenate([o[27:][-targets:] for o in own])))
+    for row in split.test:
+        earlier = np.flatnonzero(rows.user[:row] == rows.user[row])
+        assert set(dataset.histories.of(row)) == set(earlier[rows.split[earlier] <= rows.split[row]]) and len(earlier) >= 27
+
+
+def test_without_times_rows_stand_in_a_random_order(movies):
+    name, tiny = movies
+    rewrite_inter(tiny, name, lambda columns: columns[:3])
+    with pytest.raises(ValueError, match="TIME_FIELD: expected a float field 'timestamp'.* For a data set without times give history_shuffle_seed"):
+        make_split(name, tiny)
+    _, dataset = make_split(name, tiny, history_shuffle_seed=3)
+    np.testing.assert_array_equal(dataset.rows.time, np.arange(len(dataset.rows)))
+    places = {user: np.flatnonzero(dataset.rows.user == user) for user in range(1, dataset.user_num)}
+    orders = [dataset.rows.item[rows].tolist() for rows in places.values()]
+    assert all(order != sorted(order) for order in orders) and len({tuple(order) for order in orders}) == len(orders)
+    # Users stand among each other, so that a split of the rows in order is not one of users.
+    assert all(rows.max() - rows.min() > len(dataset.rows) / 2 for rows in places.values())
+
+
+def rewrite_inter(tiny, name, change):
+    from pathlib import Path
+
+    path = Path(tiny["data_path"]) / name / f"{name}.inter"
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    path.write_text("".join("\t".join(change(columns)) + "\n" for columns in lines))
+
+
+@pytest.mark.parametrize("model", ["FM", "DIN"])
+def test_other_models_number_rows_without_times_alike(model, movies):
+    name, tiny = movies
+    rewrite_inter(tiny, name, lambda columns: columns[:3])
+    split, rows = make_split(name, tiny, history_shuffle_seed=3, targets_per_user=9, train_pool=40, eval_rows=5, **RANDOM)
+    _, dataset, loaders = load(model, name, tiny, history_shuffle_seed=3)
+    assert dataset.identity() == rows.identity()
+    np.testing.assert_array_equal(dataset.rows.split, rows.rows.split)
+    for loader, row_ids in zip(loaders, (split.train, split.valid, split.test)):
+        inter = loader._dataset.inter_feat
+        np.testing.assert_array_equal(inter[ROW_ID].numpy(), row_ids)
+        np.testing.assert_array_equal(inter[dataset.iid_field].numpy(), dataset.rows.item[row_ids])
+        if model == "DIN":
+            for row, items, length in zip(row_ids, inter["item_id_list"].numpy(), inter["item_length"].numpy()):
+                past = np.flatnonzero(dataset.rows.user[:row] == dataset.rows.user[row])
+                assert items[:length].tolist() == dataset.rows.item[past].tolist()
+    assert [len(part) for part in (split.train, split.valid, split.test)] == [40, 5, 5]
+
+
+def test_rella_on_a_split_with_drawn_rows_equals_rella_on_its_own(movies):
+    """Rows that are not drawn keep their part in the file too: else a training row would show an undrawn test row."""
+    from recbole_rella import run_recbole_rella
+
+    name, tiny = movies
+    drawn = {"train_pool": 90, "eval_rows": 20, "history_shuffle_seed": 5, **RANDOM}
+    make_split(name, {**tiny, **drawn})
+    settings = {**tiny, **drawn, "train_shots": 40}
+    alone = run_recbole_rella("ReLLa", name, config_dict=settings)
+    by_file = run_recbole_rella("ReLLa", name, config_dict={**settings, "split_file": "split.npz"})
+    assert alone["test_result"] == by_file["test_result"] and alone["best_valid_result"] == by_file["best_valid_result"]
+
+
+def test_the_embedded_llm_reads_the_pool_alone(movies, monkeypatch):
+    from recbole_rella.data import preparation
+    from recbole.data import create_dataset
+
+    name, tiny = movies
+    seen = []
+    real = preparation._pretrained_mini
+    monkeypatch.setattr(preparation, "_pretrained_mini", lambda dataset, rows, *rest: seen.append(rows) or real(dataset, rows, *rest))
+    for more in ({}, {"train_pool": 50}):
+        config = make_config("ReLLa", name, config_dict={**tiny, "train_shots": 10, **more})
+        data_preparation(config, create_dataset(config))
+    whole, pool = seen
+    assert set(pool.tolist()) < set(whole.tolist()) and len(pool) == 50
+    np.testing.assert_array_equal(whole, make_split(name, tiny)[0].train)
