@@ -8,7 +8,7 @@ from pathlib import Path
 import recbole.config.configurator as configurator
 import yaml
 
-from recbole_rella.settings import SHIPPED_TEMPLATES, ConfigError, check
+from recbole_rella.settings import CHAT_MODES, SHIPPED_CHATS, SHIPPED_TEMPLATES, ConfigError, check
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,15 @@ def properties_folder():
 def template_file(name):
     """The path of a prompt template, shipped with the package or the user's own."""
     return properties_folder() / "prompt" / f"{name}.jinja" if name in SHIPPED_TEMPLATES else Path(name).expanduser()
+
+
+def chat_template(prompt_chat):
+    """The text of the chat template that prompt_chat names, shipped with the package or the user's own; None for the modes."""
+    if prompt_chat in CHAT_MODES:
+        return None
+    is_shipped = prompt_chat in SHIPPED_CHATS
+    path = properties_folder() / "chat" / f"{prompt_chat}.jinja" if is_shipped else Path(prompt_chat).expanduser()
+    return path.read_text(encoding="utf-8")
 
 
 @lru_cache

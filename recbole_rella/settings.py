@@ -136,6 +136,18 @@ def _template(value):
     return problem and f"{expected} that parses: {problem}"
 
 
+CHAT_MODES, SHIPPED_CHATS = ("auto", "always", "never"), ("vicuna",)
+
+
+def _chat(value):
+    if value in CHAT_MODES + SHIPPED_CHATS:
+        return None
+    expected = ", ".join(CHAT_MODES + SHIPPED_CHATS) + ", or the path of a Jinja2 file"
+    if not isinstance(value, str) or not Path(value).expanduser().is_file():
+        return f"{expected} (no such file)"
+    return None
+
+
 def _run_folder(value):
     if value is None or (isinstance(value, str) and (Path(value).expanduser() / "config.yaml").is_file()):
         return None
@@ -180,7 +192,7 @@ RULES = {
     "retrieval_chunk_size": _integer(1),
     "retrieval_sentence": _jinja,
     "prompt_template": _template,
-    "prompt_chat": _one_of("auto", "always", "never"),
+    "prompt_chat": _chat,
     "prompt_system": _jinja,
     "prompt_noun": _text,
     "prompt_verb": _text,

@@ -1,17 +1,25 @@
 """What the tests share: atomic files, tiny LLMs with tokenizers of several kinds, and a tiny configuration."""
 
+import json
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     FalconConfig,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3TextConfig,
+    GemmaTokenizer,
     GPTNeoXConfig,
     LlamaConfig,
+    LlamaTokenizer,
     MistralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -28,28 +36,74 @@ _CHAT = (
 )
 
 
-def _byte_level(chat=False):
-    """Byte-level BPE, as GPT-NeoX, Falcon, Qwen and Llama 3 have it."""
+# As Qwen3's: with thinking off, an empty thought stands before the answer.
+_CHAT_WITH_THOUGHT = _CHAT.removesuffix("{% endif %}") + (
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+# As SmolLM3's: the day it is, whether one asks or not.
+_CHAT_WITH_DATE = "<|system|>\nToday Date: {{ strftime_now('%d %B %Y') }}<|end|>\n" + _CHAT_WITH_THOUGHT
+# As Llama 3.2's: a start token, the day it is unless one says otherwise, texts without white space around them.
+_CHAT_LLAMA_3 = (
+    "{{ bos_token }}{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{% if messages[0].role == 'system' %}{% set system, rest = messages[0].content | trim, messages[1:] %}"
+    "{% else %}{% set system, rest = '', messages %}{% endif %}"
+    "<|start|>system<|stop|>\n\nToday Date: {{ date_string }}\n\n{{ system }}<|end|>"
+    "{% for m in rest %}<|start|>{{ m.role }}<|stop|>\n\n{{ m.content | trim }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant<|stop|>\n\n{% endif %}"
+)
+_CHAT_GEMMA = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+# As Mistral's: the system text before the last of the user's.
+_CHAT_MISTRAL = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set system, rest = messages[0].content + '\n\n', messages[1:] %}"
+    "{% else %}{% set system, rest = '', messages %}{% endif %}"
+    "{% for m in rest %}[INST] {% if loop.last %}{{ system }}{% endif %}{{ m.content }}[/INST]{% endfor %}"
+)
+_LLAMA_3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _byte_level(chat_template=None):
+    """Byte-level BPE, as GPT-NeoX, Falcon, Qwen and Phi-4 have it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<|pad|>", "<|end|>", "<|user|>", "<|system|>", "<|assistant|>"]
+    special = ["<|pad|>", "<|end|>", "<|user|>", "<|system|>", "<|assistant|>", "<think>", "</think>"]
     trainer = trainers.BpeTrainer(
         vocab_size=700, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(TEXTS, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>")
-    if chat:
-        fast.chat_template = _CHAT
-    return fast
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", chat_template=chat_template
+    )
 
 
-def _sentence_piece_like():
-    """BPE over text with the word mark, a dummy prefix and byte fallback, as Llama 2 and Mistral have it."""
-    special = ["<unk>", "<s>", "</s>"]
+def _tiktoken_like():
+    """Byte-level BPE over the words of a regular expression, known words whole, a start token, as Llama 3 has it."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    split = pre_tokenizers.Split(Regex(_LLAMA_3_WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|begin|>", "<|end|>", "<|start|>", "<|stop|>"]
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(
+        vocab_size=700, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    ))  # fmt: skip
+    start = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), start])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>", chat_template=_CHAT_LLAMA_3
+    )
+
+
+def _sentence_piece(special, prefix):
+    """BPE over text with the word mark and byte fallback."""
     bytes_ = [f"<0x{b:02X}>" for b in range(256)]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
     # Trained on words, as sentencepiece does not merge across them; nothing is split at run time.
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", behavior="merged_with_next")
     words = [line for text in TEXTS for line in text.split("\n")]
@@ -57,6 +111,30 @@ def _sentence_piece_like():
         words, trainers.BpeTrainer(vocab_size=900, special_tokens=[*special, *bytes_], show_progress=False)
     )
     tokenizer.pre_tokenizer = None
+    return tokenizer
+
+
+def _vocabulary(tokenizer):
+    model = json.loads(tokenizer.to_str())["model"]
+    return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}
+
+
+def _llama_2(chat_template=None, special=()):
+    """A dummy prefix at the beginning of a text alone, as transformers makes Llama 2's, Vicuna's and Mistral's."""
+    tokenizer = _sentence_piece(["<unk>", "<s>", "</s>", *special], [normalizers.Prepend("▁")])
+    return LlamaTokenizer(**_vocabulary(tokenizer), chat_template=chat_template, extra_special_tokens=list(special), add_bos_token=True)
+
+
+def _gemma():
+    """No dummy prefix, as Gemma has it."""
+    turns = ["<start_of_turn>", "<end_of_turn>"]
+    tokenizer = _sentence_piece(["<pad>", "<eos>", "<bos>", "<unk>", *turns], [])
+    return GemmaTokenizer(**_vocabulary(tokenizer), chat_template=_CHAT_GEMMA, extra_special_tokens=turns)
+
+
+def _sentence_piece_like():
+    """A dummy prefix before every stretch of text, as older files of Llama 2 and Mistral have it."""
+    tokenizer = _sentence_piece(["<unk>", "<s>", "</s>"], [normalizers.Prepend("▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -75,8 +153,8 @@ _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "
 _GATED = {**_SMALL, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 512}
 FAMILIES = {
     "llama": (LlamaConfig, _GATED, _sentence_piece_like, ["q_proj", "v_proj"]),
-    "qwen2": (Qwen2Config, _GATED, lambda: _byte_level(chat=True), ["q_proj", "v_proj"]),
-    "qwen3": (Qwen3Config, {**_GATED, "head_dim": 8}, lambda: _byte_level(chat=True), ["q_proj", "v_proj"]),
+    "qwen2": (Qwen2Config, _GATED, lambda: _byte_level(_CHAT), ["q_proj", "v_proj"]),
+    "qwen3": (Qwen3Config, {**_GATED, "head_dim": 8}, lambda: _byte_level(_CHAT), ["q_proj", "v_proj"]),
     "mistral": (MistralConfig, {**_GATED, "sliding_window": None}, _sentence_piece_like, ["q_proj", "v_proj"]),
     "gpt_neox": (
         GPTNeoXConfig,
@@ -86,19 +164,47 @@ FAMILIES = {
     ),
     "falcon": (FalconConfig, {**_SMALL, "alibi": False}, _byte_level, ["query_key_value"]),
 }
+_GEMMA_3 = {
+    **_GATED, "head_dim": 8, "num_hidden_layers": 3, "sliding_window": 64,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+}  # fmt: skip
+_PICTURES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 28}
+# The LLMs of properties/llm in small, by the name of the file: how each is built, and a tokenizer of its kind.
+SHIPPED = {
+    "vicuna-7b-v1.5": (LlamaConfig, {**_GATED, "num_key_value_heads": 4}, _llama_2),
+    "vicuna-13b-v1.5": (LlamaConfig, {**_GATED, "num_key_value_heads": 4}, _sentence_piece_like),
+    "llama-3": (LlamaConfig, {**_GATED, "tie_word_embeddings": True}, _tiktoken_like),
+    "qwen2.5": (Qwen2Config, {**_GATED, "tie_word_embeddings": True}, lambda: _byte_level(_CHAT)),
+    "qwen3": (Qwen3Config, {**_GATED, "head_dim": 16}, lambda: _byte_level(_CHAT_WITH_THOUGHT)),
+    "mistral": (MistralConfig, {**_GATED, "sliding_window": None}, lambda: _llama_2(_CHAT_MISTRAL, ["[INST]", "[/INST]"])),
+    "gemma-2": (Gemma2Config, {**_GATED, "head_dim": 16, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}, _gemma),
+    "gemma-3": (Gemma3TextConfig, _GEMMA_3, _gemma),
+    "gemma-3 with pictures": (Gemma3Config, {"text_config": _GEMMA_3, "vision_config": _PICTURES, "mm_tokens_per_image": 4}, _gemma),
+    "phi": (Phi3Config, {**_GATED, "sliding_window": 64, "pad_token_id": 0}, lambda: _byte_level(_CHAT)),
+    "smollm2": (LlamaConfig, {**_GATED, "tie_word_embeddings": True}, lambda: _byte_level(_CHAT)),
+    "smollm3": (SmolLM3Config, {**_GATED, "num_hidden_layers": 4, "pad_token_id": 0}, lambda: _byte_level(_CHAT_WITH_DATE)),
+}
 TOKENIZERS = {
     "byte_level": _byte_level,
-    "byte_level_chat": lambda: _byte_level(chat=True),
+    "byte_level_chat": lambda: _byte_level(_CHAT),
+    "byte_level_thought": lambda: _byte_level(_CHAT_WITH_THOUGHT),
+    "byte_level_date": lambda: _byte_level(_CHAT_WITH_DATE),
+    "tiktoken": _tiktoken_like,
     "sentence_piece": _sentence_piece_like,
+    "sentence_piece_first": _llama_2,
+    "sentence_piece_chat": lambda: _llama_2(_CHAT_MISTRAL, ["[INST]", "[/INST]"]),
+    "sentence_piece_no_prefix": _gemma,
     "lines_joined": _lines_joined,
 }
 
 
 def write_llm(folder, family):
     """Save a tiny random checkpoint with a tokenizer of the family's kind, as a Hugging Face folder."""
-    config_class, settings, make_tokenizer, _ = FAMILIES[family]
+    config_class, settings, make_tokenizer, *_ = {**FAMILIES, **SHIPPED}[family]
     tokenizer = make_tokenizer()
-    config = config_class(**{**settings, "vocab_size": len(tokenizer)})
+    size = {"vocab_size": len(tokenizer)}
+    settings = {**settings, **({"text_config": {**settings["text_config"], **size}} if "text_config" in settings else size)}
+    config = config_class(**settings)
     torch.manual_seed(0)
     model = MODEL_FOR_CAUSAL_LM_MAPPING[config_class](config)
     with torch.no_grad():  # the usual initialization is so small that all scores would be equal

@@ -53,6 +53,7 @@ def rewrite(settings, name, suffix, change):
         ({"llm": "."}, "a folder that holds a Hugging Face LLM (there is no config.json in it)"),
         ({"llm": "/no/such/llm"}, "(this folder does not exist), found '/no/such/llm'"),
         ({"prompt_template": "nothing.jinja"}, "the path of a Jinja2 file (no such file)"),
+        ({"prompt_chat": "vicuña"}, "prompt_chat: expected auto, always, never, vicuna, or the path of a Jinja2 file (no such file), found"),
         ({"prompt_item": "{{ item.movie_title "}, "prompt_item: expected Jinja2 text (unexpected end of template"),
         ({"prompt_answers": ["Yes", "Yes"]}, "prompt_answers: expected two different texts"),
         ({"resume_from": "saved/nothing"}, "resume_from: expected the folder of an earlier run"),

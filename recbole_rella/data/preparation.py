@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_rella.config import template_file
+from recbole_rella.config import chat_template, template_file
 from recbole_rella.data.history import NO_SPLIT, TRAIN
 from recbole_rella.data.prompter import Prompter, Retriever
 from recbole_rella.data.stored_prompts import store_prompts
@@ -177,7 +177,8 @@ def prepare(dataset, parts):
     dataset.backbone = backbone
 
     answers = tuple(config["prompt_answers"])
-    prompter.tokenizer = PromptTokenizer(backbone.tokenizer, config["prompt_chat"], template.system, answers)
+    chat = config["prompt_chat"]
+    prompter.tokenizer = PromptTokenizer(backbone.tokenizer, chat, template.system, answers, chat_template(chat))
     positions = backbone.max_positions
     prompter.max_tokens = min(config["max_prompt_tokens"], positions or config["max_prompt_tokens"])
     random = np.random.default_rng(0)
@@ -207,7 +208,8 @@ def _prompts_key(dataset, texts):
     """Fingerprint of what the token ids of a row's prompt depend on, but for the row and whether it shows retrieved ones."""
     config, rows, prompter = dataset.config, dataset.rows, dataset.prompter
     columns = [column for column in (rows.user, rows.item, rows.time, rows.rating, rows.label, rows.split) if column is not None]
-    settings = [config[key] for key in ("history_size", "history_order", "prompt_chat", "prompt_words", "retrieval_metric")]
+    settings = [config[key] for key in ("history_size", "history_order", "prompt_words", "retrieval_metric")]
+    settings += [prompter.tokenizer.start, prompter.tokenizer.framed("")]  # the chat format
     vectors = [] if dataset.item_space is None else [dataset.item_space.vectors]
     words = [{field: list(map(str, texts)) for field, texts in table.items()} for table in dataset.words()]
     return fingerprint(texts, settings, words, dataset.backbone.identity, prompter.max_tokens, *columns, *vectors)

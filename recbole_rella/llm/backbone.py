@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from functools import cached_property
 from pathlib import Path
 
@@ -99,7 +100,7 @@ class Backbone:
     def max_positions(self):
         """How many tokens a prompt may have by the LLM's positions, or None where it says nothing."""
         for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-            if isinstance(value := getattr(self.config, name, None), int):
+            if isinstance(value := getattr(self.config.get_text_config(), name, None), int):
                 return value
         return None
 
@@ -131,10 +132,18 @@ def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=Fa
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    lora = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(target_modules), bias="none", task_type="CAUSAL_LM"
-    )
+    targets = _targets_in_decoder(model, names, list(target_modules))
+    lora = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="none", task_type="CAUSAL_LM")
     return get_peft_model(model, lora)
+
+
+def _targets_in_decoder(model, names, targets):
+    """Target modules as PEFT takes them; where an LLM that sees pictures has such modules elsewhere, those of its decoder alone."""
+    decoder = next((name for name in names if model.get_submodule(name) is model.get_decoder()), "")
+    found = [name for name in names if any(name == t or name.endswith("." + t) for t in targets)]
+    if all(name.startswith(decoder) for name in found):
+        return targets
+    return rf"{re.escape(decoder)}\.(.*\.)?({'|'.join(map(re.escape, targets))})"
 
 
 def save_adapter(model, folder):

@@ -7,16 +7,29 @@ fails the check tokenizes every prompt whole.
 
 import logging
 import re
+from datetime import datetime
 from functools import lru_cache
 
 logger = logging.getLogger(__name__)
 
 _MARK = "\ue002"  # stands for the user's text while a chat template is taken apart
 _LINE_STARTS = re.compile(r"(?<=\n)(?=\S)")
+# Some chat templates (Llama 3.2, SmolLM3) tell the LLM today's date, by strftime_now. Scores must be the same on another day, so
+# this takes its place, with the date that Llama 3.1's template has where it is given none.
+_DATE = datetime(2024, 7, 26)
+_STRFTIME_NOW = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('%{code}', '{_DATE.strftime(f'%{code}')}')" for code in "aAbBdHIjmMpSwyY")
+    + " }}{% endmacro %}"
+)
 
 
 class AnswerTokenError(ValueError):
     """The answer words are not one distinct token each where the answer is read."""
+
+
+class ChatTemplateError(ValueError):
+    """There is no chat template, or it does not do what is needed of it."""
 
 
 def _spans_lines(token):
@@ -30,23 +43,38 @@ class PromptTokenizer:
 
     Args:
         tokenizer (transformers.PreTrainedTokenizerBase): the LLM's.
-        chat (str): auto (use the tokenizer's chat template where it has one), always or never.
+        chat (str): auto (use the tokenizer's chat template where it has one), always or never; not read where `template` is given.
         system (str): the system text; used in a chat format only.
         answers (tuple of str): positive and negative answer.
+        template (str, optional): a chat template (Jinja2), which takes the place of the tokenizer's own.
+
+    The tokenizer keeps the chat template that is used: `template`, or its own, with the date standing still.
+
+    Attributes:
+        is_chat (bool): whether prompts have a chat format.
+        start (list of int): special tokens before the text of a prompt. A tokenizer's own chat template writes them into the text
+            itself, or means that there are none; `template` may leave them to the tokenizer.
 
     Raises:
-        ValueError: `chat` is always and the tokenizer has no chat template, or the template changes the text.
+        ChatTemplateError: `chat` is always and the tokenizer has no chat template, or the template fails or changes the text.
     """
 
-    def __init__(self, tokenizer, chat, system, answers):
+    def __init__(self, tokenizer, chat, system, answers, template=None):
         self.tokenizer, self.answers = tokenizer, answers
-        if chat == "always" and not tokenizer.chat_template:
-            raise ValueError(
-                "prompt_chat: expected auto or never for this LLM, found always; its tokenizer has no chat template."
+        if chat == "always" and not (template or tokenizer.chat_template):
+            raise ChatTemplateError(
+                "prompt_chat: expected auto, never, vicuna or the path of a chat template for this LLM, found always; its "
+                "tokenizer has no chat template."
             )
-        self.is_chat = chat != "never" and bool(tokenizer.chat_template)
-        self._before, self._after = self._chat_frame(system) if self.is_chat else ("", "")
-        self._start = [] if self.is_chat else self._tokens_before()
+        self.is_chat = template is not None or (chat != "never" and bool(tokenizer.chat_template))
+        self._before = self._after = ""
+        if self.is_chat:
+            used = template or tokenizer.get_chat_template()
+            tells_date = "strftime_now" in used and not used.startswith(_STRFTIME_NOW)
+            tokenizer.chat_template = _STRFTIME_NOW + used if tells_date else used
+            self._before, self._after = self._chat_frame(system)
+        writes_start = self._before.startswith(tokenizer.bos_token or "\0") if template else self.is_chat
+        self.start = [] if writes_start else self._tokens_before()
         self._joins_lines = tokenizer.is_fast and not any(_spans_lines(token) for token in tokenizer.get_vocab())
         if self._joins_lines:
             self._line_break, self._end = self._ids("\n"), self._ids("\nx")
@@ -75,13 +103,20 @@ class PromptTokenizer:
                 messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
             )
 
-        user = {"role": "user", "content": _MARK}
         try:
-            text = render([{"role": "system", "content": system}, user])
+            text = render([{"role": "system", "content": system}, {"role": "user", "content": _MARK}])
+            shows_system = system.strip() in text
         except Exception:  # jinja2's own errors: some templates refuse a system role
-            text = render([{"role": "user", "content": f"{system}\n\n{_MARK}"}])
+            shows_system = False
+        if not shows_system:
+            try:
+                text = render([{"role": "user", "content": f"{system}\n\n{_MARK}"}])
+            except Exception as error:
+                raise ChatTemplateError(
+                    f"prompt_chat: expected a chat template that renders a user's text, found one that fails ({error})."
+                ) from error
         if text.count(_MARK) != 1:
-            raise ValueError(f"prompt_chat: expected a chat template that shows the user's text once, found {text!r}.")
+            raise ChatTemplateError(f"prompt_chat: expected a chat template that shows the user's text once, found {text!r}.")
         return tuple(text.split(_MARK))
 
     def _ids(self, text):
@@ -97,7 +132,7 @@ class PromptTokenizer:
         Returns:
             list of int.
         """
-        return self._start + self._ids(self.framed(text))
+        return self.start + self._ids(self.framed(text))
 
     def _tokenize_line(self, line):
         """Token ids of a line as they are between a line break before it and another line after it, or None."""
@@ -119,7 +154,7 @@ class PromptTokenizer:
         head = self._ids(first + "x") if lines else self._ids(first)
         if lines and head[-len(tail) :] != tail:
             return self.whole(text)
-        ids = self._start + (head[: -len(tail)] if lines else head)
+        ids = self.start + (head[: -len(tail)] if lines else head)
         for line in lines:
             piece = self._line(line)
             if piece is None:
@@ -146,8 +181,8 @@ class PromptTokenizer:
                 while span is not None and begin >= span[1]:
                     span = next(remaining, None)
                 if span is not None and end > span[0]:
-                    positions.append(position + len(self._start))
-            results.append((self._start + ids, positions))
+                    positions.append(position + len(self.start))
+            results.append((self.start + ids, positions))
         return results
 
     def joint(self, text):

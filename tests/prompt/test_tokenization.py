@@ -5,7 +5,7 @@ from helpers import FAMILIES, TOKENIZERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recbole_rella.prompt.tokenization import AnswerTokenError, PromptTokenizer
+from recbole_rella.prompt.tokenization import AnswerTokenError, ChatTemplateError, PromptTokenizer
 
 _made = {}
 
@@ -30,14 +30,14 @@ def test_joined_lines_equal_the_whole_text(kind, lines):
     assert tokenizer.ids(text) == tokenizer.whole(text)  # now from the cache
 
 
-@pytest.mark.parametrize("kind", ["byte_level", "byte_level_chat", "sentence_piece"])
+@pytest.mark.parametrize("kind", ["byte_level", "byte_level_chat", "tiktoken", "sentence_piece", "sentence_piece_first", "sentence_piece_no_prefix"])
 def test_lines_are_tokenized_once(kind, monkeypatch):
     tokenizer = prompt_tokenizer(kind)
     calls = []
     ids = tokenizer._ids
     monkeypatch.setattr(tokenizer, "_ids", lambda text: calls.append(text) or ids(text))
     text = "First\n" + "Toy Story (1995): Yes, 5 stars\nHeat (1995): No, 2 stars\n" * 20 + "GoldenEye (1995):"
-    assert tokenizer.ids(text) == tokenizer._start + ids(tokenizer.framed(text))
+    assert tokenizer.ids(text) == tokenizer.start + ids(tokenizer.framed(text))
     assert len(calls) <= 9  # each line once, and the few lines of a chat format
 
 
@@ -54,7 +54,7 @@ def test_answer_tokens_in_context(kind, ending):
     yes, no = tokenizer.answer_ids([ending, "Heat (1995):"])
     for token, answer in ((yes, "Yes"), (no, "No")):
         whole = tokenizer.whole(ending)
-        with_answer = tokenizer._start + tokenizer._ids(tokenizer.framed(ending) + tokenizer.joint(ending) + answer)
+        with_answer = tokenizer.start + tokenizer._ids(tokenizer.framed(ending) + tokenizer.joint(ending) + answer)
         assert with_answer == [*whole, token]
 
 
@@ -72,7 +72,7 @@ def test_chat_modes():
     assert chat.joint("Hello") == ""
     plain = prompt_tokenizer("byte_level_chat", chat="never")
     assert not plain.is_chat and plain.framed("Hello") == "Hello" and plain.joint("Hello") == " "
-    with pytest.raises(ValueError, match="prompt_chat: expected auto or never for this LLM, found always"):
+    with pytest.raises(ValueError, match="prompt_chat: expected auto, never, vicuna or the path of a chat template for this LLM, found always"):
         prompt_tokenizer("byte_level", chat="always")
 
 
@@ -84,6 +84,25 @@ def test_a_template_without_a_system_role_gets_the_text_in_the_users_turn():
     )
     chat = PromptTokenizer(tokenizer, "auto", "Be short.", ("Yes", "No"))
     assert chat.framed("Hello") == "[INST] Be short.\n\nHello [/INST]" and chat.joint("Hello") == " "
+
+
+def test_a_template_that_leaves_out_the_system_role_gets_the_text_in_the_users_turn():
+    """The first template of Phi-3 did so, without a word."""
+    template = "{% for m in messages %}{% if m.role == 'user' %}<|user|>\n{{ m.content }}<|end|>\n{% endif %}{% endfor %}"
+    chat = PromptTokenizer(TOKENIZERS["byte_level"](), "file.jinja", "Be short.", ("Yes", "No"), template)
+    assert chat.framed("Hello") == "<|user|>\nBe short.\n\nHello<|end|>\n"
+
+
+def test_a_template_of_ones_own_takes_the_place_of_the_tokenizers():
+    tokenizer = TOKENIZERS["sentence_piece_chat"]()
+    for template, start in (("{{ bos_token }}Q: {{ messages[-1].content }}", []), ("Q: {{ messages[-1].content }}", [1])):
+        chat = PromptTokenizer(tokenizer, "file.jinja", "", ("Yes", "No"), template)
+        assert chat.is_chat and chat.start == start and chat.ids("Heat")[:1] == [1] and chat.ids("Heat").count(1) == 1
+        assert tokenizer.chat_template == template
+    with pytest.raises(ChatTemplateError, match="renders a user's text, found one that fails .*nothing works"):
+        PromptTokenizer(tokenizer, "file.jinja", "", ("Yes", "No"), "{{ raise_exception('nothing works') }}")
+    with pytest.raises(ChatTemplateError, match="shows the user's text once, found 'Q'"):
+        PromptTokenizer(tokenizer, "file.jinja", "", ("Yes", "No"), "Q")
 
 
 def test_start_tokens_come_once_and_no_end_token():
