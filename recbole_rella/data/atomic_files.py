@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 from recbole_rella.conversion.convert import how_to_convert
+from recbole_rella.data.reading import fast_reading
 
 
 class DatasetError(ValueError):
@@ -26,6 +27,10 @@ class ReadsAtomicFiles:
         super()._load_data(token, dataset_path)
         feats = {"users": self.user_feat, "items": self.item_feat}
         self.listed = {name: None if feat is None else len(feat) for name, feat in feats.items()}
+
+    def _load_feat(self, filepath, source):
+        with fast_reading():
+            return super()._load_feat(filepath, source)
 
     def _stem(self, token, folder):
         """The name of the files in a folder: the data set's, or whatever the only .inter file there is called."""

@@ -142,11 +142,15 @@ def prepare(dataset, parts):
     used = [(part.inter_feat[ROW_ID].numpy(), part.inter_feat[RETRIEVED].numpy().astype(bool)) for part in parts]
     used_rows = np.unique(np.concatenate([row_ids for row_ids, _ in used]))
     retrieved_rows = np.unique(np.concatenate([row_ids[retrieved] for row_ids, retrieved in used]))
-    recent = prompter.shown(used_rows, rows.item[used_rows], np.zeros(len(used_rows), dtype=bool))
+
+    def recent(place):
+        row = used_rows[[place]]
+        return prompter.shown(row, rows.item[row], np.array([False]))[0]
+
     # Renders a prompt of each split, so that a template that asks for what is not there fails before anything is made.
     samples = [int(np.argmin(np.abs(used_rows - row_ids[0]))) for row_ids, _ in used if len(row_ids)]
     for place in samples:
-        prompter.text(used_rows[place], rows.item[used_rows[place]], recent[place])
+        prompter.text(used_rows[place], rows.item[used_rows[place]], recent(place))
 
     sentences = [""] + [template.sentence(item, config["retrieval_sentence"]) for item in range(1, dataset.item_num)]
     encoder = None
@@ -183,7 +187,7 @@ def prepare(dataset, parts):
     prompter.max_tokens = min(config["max_prompt_tokens"], positions or config["max_prompt_tokens"])
     random = np.random.default_rng(0)
     places = [*samples, *random.choice(len(used_rows), size=min(200, len(used_rows)), replace=False)]
-    endings = [prompter.text(used_rows[p], rows.item[used_rows[p]], recent[p][-1:]) for p in places]
+    endings = [prompter.text(used_rows[p], rows.item[used_rows[p]], recent(p)[-1:]) for p in places]
     dataset.answer_ids = prompter.tokenizer.answer_ids(endings)
     _check_joined_lines(prompter, used_rows, recent, places[:50])
     prompter.check_budget(used_rows)
@@ -217,7 +221,7 @@ def _prompts_key(dataset, texts):
 
 def _check_joined_lines(prompter, used_rows, recent, places):
     for place in places:
-        text = prompter.text(used_rows[place], prompter.rows.item[used_rows[place]], recent[place])
+        text = prompter.text(used_rows[place], prompter.rows.item[used_rows[place]], recent(place))
         if prompter.tokenizer.ids(text) != prompter.tokenizer.whole(text):
             prompter.tokenizer.tokenize_whole()
             return

@@ -6,7 +6,9 @@ the row_id. It is what models that run side by side have in common, whatever Rec
 """
 
 import numpy as np
+import torch
 from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_rella.config import ROWS_CHOSEN_BY
@@ -23,6 +25,19 @@ _ROWS_CHOSEN_BY = (
 )  # fmt: skip
 
 
+class _Columns(Interaction):
+    """An Interaction whose parts are taken without a list of Python integers; a part by a range shares its memory."""
+
+    def __getitem__(self, index):
+        if isinstance(index, range):
+            index = slice(index.start, index.stop, index.step)
+        if isinstance(index, np.ndarray):
+            index = torch.from_numpy(np.ascontiguousarray(index))
+        if isinstance(index, slice | torch.Tensor):
+            return Interaction({field: column[index] for field, column in self.interaction.items()})
+        return super().__getitem__(index)
+
+
 class KeepsRows(ReadsAtomicFiles):
     """Mixed into a data set class of RecBole.
 
@@ -35,6 +50,10 @@ class KeepsRows(ReadsAtomicFiles):
     Raises:
         ValueError: no time field, a missing time or rating, no label, or no row with enough history.
     """
+
+    def _change_feat_format(self):
+        super()._change_feat_format()
+        self.inter_feat = _Columns(self.inter_feat.interaction)
 
     def _data_processing(self):
         super()._data_processing()
