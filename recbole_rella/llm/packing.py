@@ -6,6 +6,7 @@ token attends to its own path and has its depth as position. Plain numpy and tor
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,21 +36,25 @@ class PromptTree:
     def __len__(self):
         return len(self.token_ids)
 
-    def mask(self, device):
-        """Which token (row) attends to which (column): itself and those on its path.
-
-        Returns:
-            torch.Tensor: bool [m, m].
-        """
-        # Depth first, what is below a token follows it, up to the first that is no deeper.
+    @cached_property
+    def behind(self):
+        """The first token behind all that are below a token, which follow it up to there: int64 [m]."""
         behind = np.full(len(self), len(self))
         path, longest = np.empty(self.longest, dtype=np.int64), 0
         for begin, shared, length in self.pieces:
             behind[path[shared:longest]] = begin
             longest = shared + length
             path[shared:longest] = np.arange(begin, begin + length)
+        return behind
+
+    def mask(self, device):
+        """Which token (row) attends to which (column): itself and those on its path.
+
+        Returns:
+            torch.Tensor: bool [m, m].
+        """
         places = torch.arange(len(self), device=device)
-        return (places[None] <= places[:, None]) & (places[:, None] < torch.from_numpy(behind).to(device)[None])
+        return (places[None] <= places[:, None]) & (places[:, None] < torch.from_numpy(self.behind).to(device)[None])
 
 
 def shared_beginnings(token_ids, lengths):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 
 from recbole_rella import processes
+from recbole_rella.llm import flex
 from recbole_rella.llm.packing import PromptTree, prompt_trees
 from recbole_rella.llm.tree_attention import tree_attention, tree_way
 
@@ -178,6 +179,8 @@ def _cost_of_trees(llm, trees, way):
     tokens = sum(map(len, trees))
     if way == "mask":
         return _cost(llm, tokens, sum(len(tree) ** 2 for tree in trees), len(trees))
+    if way == "flex":
+        return _cost(llm, tokens, sum(int(flex.blocks(tree)[0].sum()) for tree in trees) * flex.BLOCK**2, len(trees))
     pieces = [piece for tree in trees for piece in tree.pieces]
     return _cost(llm, tokens, sum(length * (shared + length) for _, shared, length in pieces), len(pieces))
 

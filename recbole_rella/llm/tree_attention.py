@@ -1,10 +1,12 @@
 """Attention within a PromptTree, through transformers' own attention interface or a 4-D mask.
 
-Two ways, equal in what they compute:
+Three ways, equal in what they compute:
 
+flex    one call for the whole tree by PyTorch's FlexAttention (flex.py), compiled; blocks of pairs that are masked are left out.
+        Made for GPUs.
 pieces  one attention call for each piece of the tree, over the keys of its own path; nothing is computed that is masked. Made for
         CPUs, where a call costs little.
-mask    one call for the whole tree with a 4-D mask, by the attention that the LLM was loaded with. Made for GPUs.
+mask    one call for the whole tree with a 4-D mask, by the attention that the LLM was loaded with. For what the others do not have.
 
 `tree_way` finds out which one an LLM takes, by trying: LLMs whose attention needs more than a path and a depth (linear
 positions such as ALiBi, soft capping, attention sinks, states of recurrent layers) give other logits within a tree, and are
@@ -15,19 +17,21 @@ import inspect
 import logging
 import weakref
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from recbole_rella.llm import flex
 from recbole_rella.llm.packing import prompt_trees
 
 logger = logging.getLogger(__name__)
 
 _NAME = "recbole_rella_tree"
-_trees = []  # the tree of the forward pass under way, innermost last
-_ways = weakref.WeakKeyDictionary()
+_attend = []  # attention within the tree of the forward pass under way, innermost last
+_ways = weakref.WeakKeyDictionary()  # LLM -> {(way, with gradients): whether it agrees}
 
 
 class TreeAttentionError(ValueError):
@@ -35,15 +39,23 @@ class TreeAttentionError(ValueError):
 
 
 def _attention(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **others):
-    """Attention of the pieces; the signature is that of transformers' attention functions, shapes [1, heads, m, d]."""
+    """Attention within a tree; the signature is that of transformers' attention functions, shapes [1, heads, m, d]."""
     needs = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if needs or dropout or attention_mask is not None:
         raise TreeAttentionError(f"{needs or 'dropout or a mask'} in {type(module).__name__}")
+    return _attend[-1](module, query, key, value, scaling), None
+
+
+def _pieces(tree, module, query, key, value, scaling):
     if torch.is_grad_enabled():
-        return _pieces_with_gradient(_trees[-1], query, key, value, scaling), None
+        return _pieces_with_gradient(tree, query, key, value, scaling)
     # After the last layer nothing is read but the ends of prompts.
     is_last = getattr(module, "layer_idx", None) == module.config.get_text_config().num_hidden_layers - 1
-    return _pieces_in_place(_trees[-1], query, key, value, scaling, is_last), None
+    return _pieces_in_place(tree, query, key, value, scaling, is_last)
+
+
+def _flex(mask, module, query, key, value, scaling):
+    return flex.attention(mask, query, key, value, scaling)
 
 
 def _causal(shared, length, device):
@@ -110,7 +122,7 @@ def tree_attention(llm, way):
 
     Args:
         llm (transformers.PreTrainedModel): a causal LM.
-        way (str): pieces or mask, as `tree_way` found it.
+        way (str): flex, pieces or mask, as `tree_way` found it.
 
     Yields:
         callable: PromptTree -> keyword arguments of the LLM's forward pass, which must come before the next tree's.
@@ -120,16 +132,16 @@ def tree_attention(llm, way):
         return
     before = llm.config._attn_implementation
     llm.set_attn_implementation(_NAME)
-    _trees.append(None)
+    _attend.append(None)
 
     def enter(tree):
-        _trees[-1] = tree
+        _attend[-1] = partial(_flex, flex.block_mask(tree, llm.device)) if way == "flex" else partial(_pieces, tree)
         return _inputs(llm, tree)
 
     try:
         yield enter
     finally:
-        _trees.pop()
+        _attend.pop()
         llm.set_attn_implementation(before)
 
 
@@ -163,27 +175,31 @@ def tree_way(llm, longest):
     """How an LLM takes prompts as trees, found by trying it once on a few tokens.
 
     Args:
-        llm (transformers.PreTrainedModel): a causal LM, in evaluation mode.
+        llm (transformers.PreTrainedModel): a causal LM.
         longest (int): tokens of the longest prompt.
 
     Returns:
-        str or None: pieces, mask, or None for an LLM that takes no trees of such prompts; the log says why.
+        str or None: flex, pieces, mask, or None for an LLM that takes no trees of such prompts; the log says why.
     """
     reason = _too_short_sighted(llm, longest)
     if reason is not None:
         _say_once(llm, reason)
         return None
-    if llm not in _ways:
-        _ways[llm] = next((way for way in _candidates(llm) if _agrees(llm, way)), None)
-        if _ways[llm] is None:
-            _say_once(llm, "its attention gives other logits within a tree of prompts")
-    if torch.is_grad_enabled() and _ways[llm] == "pieces" and _trains_otherwise(llm):
-        return None
-    return _ways[llm]
+    known, gradients = _ways.setdefault(llm, {}), torch.is_grad_enabled()
+    for way in _candidates(llm):
+        if gradients and way != "mask" and _trains_otherwise(llm):
+            continue
+        if (way, gradients) not in known:
+            known[way, gradients] = _agrees(llm, way)
+        if known[way, gradients]:
+            return way
+    _say_once(llm, "its attention gives other logits within a tree of prompts")
+    return None
 
 
 def _trains_otherwise(llm):
-    """Whether training needs what pieces do not have: dropout of attention, or layers computed again in the backward pass."""
+    """Whether training needs what only masks have: dropout of attention, or layers computed again in the backward pass, when
+    `tree_attention` is over."""
     config = llm.config.get_text_config()
     dropout = llm.training and (getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_pdrop", 0.0))
     return bool(dropout) or getattr(llm, "is_gradient_checkpointing", False)
@@ -207,29 +223,45 @@ def _candidates(llm):
     masks = ["mask"] if implementation in ("sdpa", "eager") else []
     # transformers keeps the first name for itself, and other libraries of this version range offer no public one.
     can_switch = getattr(llm, "_can_set_attn_implementation", lambda: False)()
-    return (["pieces"] if can_switch and llm.device.type == "cpu" else []) + masks
+    switched = {"cpu": ["pieces"], "cuda": ["flex"]}.get(llm.device.type, [])
+    return (switched if can_switch else []) + masks
 
 
-@torch.no_grad()
 def _agrees(llm, way):
-    """Whether a tree of some prompts gives the states that each prompt gives alone."""
+    """Whether a tree of some prompts gives the logits that each prompt gives alone; and the gradients, where they are wanted."""
     vocabulary = llm.get_input_embeddings().weight.shape[0]
     tokens = torch.from_numpy(np.random.default_rng(0).integers(vocabulary, size=(3, 12)))
     tokens[1, :7], tokens[2, :4] = tokens[0, :7], tokens[0, :4]
     (tree,) = prompt_trees(tokens, torch.tensor([12, 12, 9]), 100)
-    tolerance = 1e-4 if llm.dtype == torch.float32 else 0.05
-    trains = llm.training
+    tolerance = 1e-4 if llm.dtype in (torch.float32, torch.float64) else 0.05
+    # Kernels that are compiled here have a backward pass that is compiled here.
+    trained = [p for p in llm.parameters() if p.requires_grad] if way == "flex" and torch.is_grad_enabled() else []
+    trains, reason = llm.training, "it gives other logits or gradients"
     llm.eval()
     try:
-        with tree_attention(llm, way) as enter:
-            packed = llm(**enter(tree)).logits[0, tree.ends.to(llm.device)].float()
-        for place, prompt in enumerate(tree.prompts.tolist()):
-            alone = llm(input_ids=tokens[prompt : prompt + 1, : (12, 12, 9)[prompt]].to(llm.device), use_cache=False).logits[0, -1].float()
-            if not torch.allclose(packed[place], alone, rtol=tolerance, atol=tolerance * float(alone.abs().max())):
-                return False
-        return True
-    except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
-        logger.debug("%s takes no trees of prompts (%s): %s", type(llm).__name__, way, error)
-        return False
+        with torch.set_grad_enabled(bool(trained)):
+            with tree_attention(llm, way) as enter:
+                packed = llm(**enter(tree)).logits[0, tree.ends.to(llm.device)].float()
+                found = [packed.detach(), *_gradients(packed, trained)]
+            order = [tokens[prompt : prompt + 1, : (12, 12, 9)[prompt]].to(llm.device) for prompt in tree.prompts.tolist()]
+            alone = torch.cat([llm(input_ids=ids, use_cache=False).logits[:, -1].float() for ids in order])
+            expected = [alone.detach(), *_gradients(alone, trained)]
+        agree = all(torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max())) for a, b in zip(found, expected))
+        if agree:
+            return True
+    except Exception as error:  # attention functions and compilers raise whatever they like; every one of them means no
+        reason = f"{type(error).__name__}: {error}"
     finally:
         llm.train(trains)
+    logger.debug("%s takes no trees of prompts (%s): %s", type(llm).__name__, way, reason)
+    if way == "flex":
+        logger.warning(
+            "%s does not run with FlexAttention here (%s). Its trees of prompts get a mask of all pairs of tokens, if it takes one: the "
+            "scores are the same, but attention costs more. Smaller eval_micro_tokens and train_micro_tokens lower that cost.",
+            type(llm).__name__, reason.split("\n")[0],
+        )  # fmt: skip
+    return False
+
+
+def _gradients(logits, trained):
+    return [gradient.float() for gradient in torch.autograd.grad(logits.square().sum(), trained)] if trained else []
