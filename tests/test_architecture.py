@@ -44,7 +44,7 @@ def test_only_some_rooms_know_recbole(path):
 @pytest.mark.parametrize("path", MODULES, ids=room)
 def test_data_moves_down_only(path):
     """A room imports those above it, never one below."""
-    order = ["files", "conversion", "settings", "config", "prompt", "llm", "retrieval", "data", "model", "trainer", "quick_start", "experiments", "serving"]
+    order = ["files", "processes", "conversion", "settings", "config", "prompt", "llm", "retrieval", "data", "model", "trainer", "quick_start", "experiments", "serving"]
     own = next((n for n in order if room(path).startswith((n + "/", n + ".py"))), None)
     if own is None:
         return
