@@ -20,7 +20,7 @@ The original files of a published data set (ml-1m, ml-25m, book-crossing) to Rec
 
 Several models side by side, on the same rows, and a key over several values:
 
-    python run_recbole_rella.py --model=ReLLa,FM,DIN --dataset=ml-100k [--seeds=2020,2021,2022] [--DIN.epochs=2]
+    python run_recbole_rella.py --model=ReLLa,FM,DIN --dataset=ml-100k [--seeds=2020,2021,2022] [--DIN.epochs=4]
     python run_recbole_rella.py --model=ReLLa --dataset=ml-100k --sweep=history_size:5,10,15
 
 Tuning (pip install '.[hyper]'), scoring a file of requests, and what the model saw of a row:

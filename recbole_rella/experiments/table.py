@@ -87,7 +87,8 @@ def models_table(runs, outcomes, labels_of_rows):
             row[column] = done[column].mean()
             if column in _FIGURES:
                 row[f"{column} std"] = done[column].std(ddof=1) if len(done) > 1 else float("nan")
-        row["note"] = "; ".join(dict.fromkeys(note for note in group["note"] if note))
+        notes = dict.fromkeys(note for note in group["note"] if note)
+        row["note"] = "; ".join(note for note in notes if not any(note != other and note in other for other in notes))
         rows.append(row)
     table = pd.DataFrame(rows).set_index("model")
     pairs = pd.DataFrame(np.ones((len(scores), len(scores))), index=list(scores), columns=list(scores))

@@ -31,7 +31,7 @@ SMALL = [
 # What would take minutes even on little data: fewer models, values and trials, through the same code.
 FEWER = {
     "ReLLa,FM,DeepFM,DCNV2,AutoInt,DIN": "ReLLa,FM",
-    "2020,2021,2022 --DIN.epochs=2": "2020",
+    "2020,2021,2022 --DIN.epochs=4": "2020",
     "ReLLa,TALLRec,zero_shot": "zero_shot",
     "history_size:5,10,15,20,25,30": "history_size:5",
     "--epochs=0 ": "",
