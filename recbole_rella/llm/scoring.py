@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from recbole_rella import processes
 from recbole_rella.llm import flex
 from recbole_rella.llm.packing import PromptTree, prompt_trees
-from recbole_rella.llm.tree_attention import tree_attention, tree_way
+from recbole_rella.llm.tree_attention import is_recomputed, tree_attention, tree_way
 
 # Tokens that go through an LLM at a time on a CPU: with more, activations leave its caches, and each of them is a memory
 # mapping of its own (results/speed).
@@ -91,7 +91,7 @@ def answers_alone(llm, places, token_ids=None):
         return chosen.new_zeros(*hidden.shape[:-1], chosen.shape[-1]).index_put(distinct, chosen)
 
     # Recomputed in the backward pass, after this context, a layer must be what it was.
-    recomputed = torch.is_grad_enabled() and getattr(llm, "is_gradient_checkpointing", False)
+    recomputed = torch.is_grad_enabled() and is_recomputed(llm)
     with ExitStack() as replaced:
         replaced.enter_context(_forward_replaced(head, head_at_answers))
         for module in () if recomputed else _behind_last_attention(llm):

@@ -202,7 +202,12 @@ def _trains_otherwise(llm):
     `tree_attention` is over."""
     config = llm.config.get_text_config()
     dropout = llm.training and (getattr(config, "attention_dropout", 0.0) or getattr(config, "attn_pdrop", 0.0))
-    return bool(dropout) or getattr(llm, "is_gradient_checkpointing", False)
+    return bool(dropout) or is_recomputed(llm)
+
+
+def is_recomputed(llm):
+    """Whether layers are computed again in the backward pass (gradient checkpointing; transformers renames its own property)."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in llm.modules())
 
 
 _said = weakref.WeakKeyDictionary()
