@@ -26,7 +26,7 @@ def shared(tiny, **more):
 
 def make_split(name, tiny, path="split.npz", **more):
     config = make_config("ReLLa", name, config_dict={**tiny, **more})
-    init_seed(1, True)
+    init_seed(config["seed"], True)
     dataset = RowDataset(config)
     split = Split.of(dataset)
     split.save(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from originals import ORIGINALS
 
 from recbole_rella import command_line
 
@@ -88,6 +89,7 @@ def test_every_command_of_the_script_is_tested_here():
 FINISHED = [c for c in COMMANDS if "--explain" in c or "--score" in c]
 SIDE_BY_SIDE = [c for c in COMMANDS if re.search("--model=\\S+,|--sweep", c)]
 TUNING = [c for c in COMMANDS if "--params_file" in c]
+DATA_SETS = [c for c in COMMANDS if re.search(f"--dataset=({'|'.join(ORIGINALS)})\\b", c)]
 
 
 @pytest.mark.parametrize("command", SIDE_BY_SIDE)
@@ -120,11 +122,30 @@ def test_commands_on_a_finished_run(run):
     assert pd.read_csv("scores.csv")["candidate"].tolist() == ["181", "Dune"]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "resume_from" not in c and c not in FINISHED + SIDE_BY_SIDE + TUNING])
+def without_hub(command, llms):
+    """No hub in a test: a local checkpoint of the same family, through the same code."""
+    return re.sub(r"--llm=\S+", f"--llm={llms('qwen2')} --max_prompt_tokens=512 --history_size=2", command)
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_commands_of_a_data_set(name, llms, run):
+    """Converted from generated original files, which are small, and run."""
+    conversion, command = (c for c in DATA_SETS if f"--dataset={name}" in c)
+    ORIGINALS[name](Path(re.search(r"--convert=(\S+)", conversion)[1]))
+    done = run(conversion, small=False)
+    assert done.returncode == 0 and re.search(rf"^{name}: \d+ rows of 2[45] users and 4[02] items", done.stdout, re.M), done.stdout
+    assert Path(f"dataset/{name}/{name}.inter").is_file()
+    # Parts of some rows in data of a few.
+    args = {"split": {"RS": [0.4, 0.3, 0.3]}, "order": "RO" if name == "book-crossing" else "TO", "group_by": None, "mode": "labeled"}
+    done = run(f'{without_hub(command, llms)} --eval_args="{args}" --epochs=1 --train_shots=16 --show_progress=False', small=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"test result.*'auc'", done.stderr), done.stderr[-3000:]
+    assert "expected_counts: expected " in done.stderr and "Your own eval_args may be why." in done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "resume_from" not in c and c not in FINISHED + SIDE_BY_SIDE + TUNING + DATA_SETS])
 def test_command(command, llms, run):
-    if "--llm=" in command:  # no hub in a test: a local checkpoint of the same family, through the same code
-        command = re.sub(r"--llm=\S+", f"--llm={llms('qwen2')} --max_prompt_tokens=512 --history_size=2", command)
-    done = run(command)
+    done = run(without_hub(command, llms))
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"test result.*'auc'", done.stderr), done.stderr[-3000:]
     if "--model=ReLLa" in command:

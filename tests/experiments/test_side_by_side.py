@@ -12,9 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from helpers import TINY
+from originals import ORIGINALS
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from recbole_rella import run_recbole_rella
+from recbole_rella.conversion.convert import convert
 from recbole_rella.data.split import Split
 from recbole_rella.experiments.side_by_side import prepare_ground, run_side_by_side
 from recbole_rella.settings import ConfigError
@@ -40,6 +43,25 @@ def plugin(tmp_path, monkeypatch):
     (tmp_path / "own_plugin.py").write_text(PLUGIN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_data_set_without_times_and_with_drawn_rows(tmp_path, in_this_process):
+    """Every model numbers the rows by the seed; the pool and the evaluated rows are drawn once, with the split."""
+    convert("book-crossing", ORIGINALS["book-crossing"](tmp_path / "original"), tmp_path / "data", report=lambda _: None)
+    keep = ("mini_", "train_batch", "show_", "gpu", "use_gpu", "epochs")
+    own = {key: value for key, value in TINY.items() if key.startswith(keep)}
+    own |= {"data_path": str(tmp_path / "data"), "checkpoint_dir": "runs", "retrieval_encoder": "tfidf", "history_size": 4, "mini_epochs": 0}
+    own |= {"targets_per_user": 6, "train_pool": 40, "eval_rows": 20, "train_shots": 12, "expected_counts": {}}
+    own["eval_args"] = {"split": {"RS": [0.5, 0.25, 0.25]}, "order": "RO", "group_by": None, "mode": "labeled"}
+    lines = []
+    _, _, folder = run_side_by_side(["ReLLa", "FM", "DIN"], str(tmp_path / "data" / "book-crossing"), None, own, report=lines.append)
+    assert "40 training, 20 validation and 20 test rows, the same for every model" in lines[0]
+    assert sum(": done, " in line for line in lines) == 3, lines
+    pool = Split.load(folder / "split.npz").train
+    own["train_shots_for"] = "all"
+    run_side_by_side(["ReLLa", "FM"], "book-crossing", None, own, report=lines.append)
+    shots = {json.loads(path.read_text())["row_ids"]["train"] for path in folder.glob("*/metrics.json")}
+    assert len(shots) == 2 and len(pool) == 40  # FM and DIN on the pool; ReLLa, and FM again, on the same 12 of it
 
 
 def test_side_by_side(movies, plugin, in_this_process):
