@@ -29,6 +29,10 @@ Tuning (pip install '.[hyper]'), scoring a file of requests, and what the model 
     python run_recbole_rella.py --score=requests.jsonl --run_folder=saved/<run folder> --output_file=scores.csv
     python run_recbole_rella.py --explain=<row_id or user,item> --run_folder=saved/<run folder>
 
+A finished run for other programs, as a plain Hugging Face folder and its test prompts:
+
+    python run_recbole_rella.py --export=<folder> --export_prompts=<file.jsonl> --run_folder=saved/<run folder>
+
 Several processes (or torchrun, or accelerate launch, in the place of python):
 
     python run_recbole_rella.py --model=ReLLa --dataset=ml-100k --nproc=2
@@ -66,10 +70,13 @@ def _parser():
     tuning.add_argument("--display_file", help="HTML chart of the trials")
     tuning.add_argument("--output_file", help="results of the trials, or scores")
     finished = parser.add_argument_group("with a finished run")
-    finished.add_argument("--run_folder", help="its folder; for --score and --explain the latest one by default")
+    finished.add_argument("--run_folder", help="its folder; the latest one by default")
     finished.add_argument("--score", help="file of requests, .csv or JSON Lines; scores go to --output_file")
     finished.add_argument("--bad_lines", default="skip", help="skip or fail: what a line does that cannot be scored")
     finished.add_argument("--explain", help="row_id, or user,item")
+    finished.add_argument("--export", help="new folder for the LLM with its adapters merged in")
+    finished.add_argument("--export_prompts", help="file for the prompts, as JSON Lines")
+    finished.add_argument("--export_split", default="test", help="train, valid or test: whose prompts are written")
     return parser
 
 
@@ -87,6 +94,20 @@ def _finished_run(folder, checkpoint_dir="saved"):
         raise CommandError(f"run_folder: expected the folder of a finished run of ReLLa, found none in {checkpoint_dir}/.")
     print(f"run folder: {runs[-1]}")
     return runs[-1]
+
+
+def _export(known):
+    from recbole_rella.serving.export import Export, check_new
+
+    if known.export:
+        check_new(known.export)
+    export = Export(_finished_run(known.run_folder))
+    if known.export_prompts:
+        count = export.write_prompts(known.export_prompts, known.export_split)
+        print(f"{count} prompts written to {known.export_prompts}")
+    if known.export:
+        export.write_model(known.export)
+        print(f"LLM written to {known.export}")
 
 
 def _with_finished_run(known):
@@ -147,13 +168,15 @@ def main(arguments=None):
     processes.start()
     if known.nproc > 1 and processes.count() == 1:
         processes.launch(known.nproc, known.world_size, known.group_offset, known.ip, known.port)
-    alone = [key for key in ("explain", "score", "params_file", "sweep", "seeds") if getattr(known, key)]
+    alone = [key for key in ("explain", "score", "export", "export_prompts", "convert", "params_file", "sweep", "seeds") if getattr(known, key)]
     if processes.count() > 1 and (alone or "," in (known.model or "") or known.model in _variants()):
         raise CommandError(
             f"Expected one run of one model with several processes, found {alone or known.model}: start this command without them."
         )
     # RecBole's calls of pandas and torch that will change some day; nothing that a user could do about them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    if known.export or known.export_prompts:
+        return _export(known)
     if known.explain or known.score:
         return _with_finished_run(known)
     files = known.config_files.split() if known.config_files else []

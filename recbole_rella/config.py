@@ -20,8 +20,8 @@ SCRIPT_KEYS = {
     "model", "dataset", "config_files", "config_file_list", "params_file", "output_file", "display_file", "max_evals",
     "algo", "tool", "nproc", "world_size", "ip", "port", "offset", "group_offset", "local_rank", "valid_metric_bigger",
     "seeds", "sweep", "train_shots_for", "output_folder", "explain", "score", "bad_lines", "concurrency", "early_stop",
-    "convert", "single_spec", "device", "neg_sampling", "training_neg_sample_num", "discretization", "entity_kg_num_interval",
-    "relation_kg_num_interval",
+    "convert", "export", "export_prompts", "export_split", "single_spec", "device", "neg_sampling", "training_neg_sample_num",
+    "discretization", "entity_kg_num_interval", "relation_kg_num_interval",
 }  # fmt: skip
 
 

@@ -1,0 +1,154 @@
+"""A finished run for other programs: the LLM with its adapters merged in, as a plain Hugging Face folder; its prompts as JSON Lines.
+
+The exported LLM has the dtype of the run. In float32 its scores are the run's; in bfloat16 or float16 the sum of weights and
+adapters is rounded once, and scores differ by as much. A quantized LLM is dequantized first: the adapters were tuned on top of
+those weights, not on top of those that were quantized.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from peft import PeftModel
+
+from recbole_rella.data.split import ROW_ID
+from recbole_rella.data.transform import RETRIEVED
+from recbole_rella.files import replacing
+from recbole_rella.quick_start import load_data, make_config, no_command_line
+from recbole_rella.run_folder import ADAPTER, PREDICTIONS, read_config
+
+SPLITS = ("train", "valid", "test")
+_AT_A_TIME = 1024
+
+
+class ExportError(ValueError):
+    """A run cannot be exported so; the message says why."""
+
+
+class Export:
+    """A finished run with its data, LLM and tokenizer, but without the weights of the LLM before they are asked for.
+
+    Args:
+        run_folder (str or pathlib.Path): as a run of ReLLa left it (its data set must be where it was).
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ExportError: the run has no adapters.
+    """
+
+    def __init__(self, run_folder):
+        self.run_folder = Path(run_folder).expanduser()
+        name, dataset_name, path = read_config(self.run_folder)
+        if not (self.run_folder / ADAPTER).is_dir():
+            raise ExportError(f"run_folder: expected a finished run of ReLLa with its {ADAPTER}/, found none in {run_folder}.")
+        with no_command_line():
+            config = make_config(name, dataset_name, [path])
+        self.dataset, loaders = load_data(config)
+        self._parts = dict(zip(SPLITS, (loader._dataset for loader in loaders)))
+        self._answers = tuple(config["prompt_answers"])
+
+    def write_model(self, folder):
+        """Write weights, configuration, generation settings, and the tokenizer with the chat template that was used.
+
+        Args:
+            folder (str or pathlib.Path): new or empty; written whole or not at all. AutoModelForCausalLM and AutoTokenizer load it.
+
+        Raises:
+            ExportError: there is something in the folder.
+        """
+        folder = check_new(folder)
+        backbone = self.dataset.backbone
+        base = backbone.model.dequantize() if backbone.quantization else backbone.model
+        llm = PeftModel.from_pretrained(base, self.run_folder / ADAPTER).merge_and_unload()
+        try:
+            llm.generation_config.validate(strict=True)
+        except ValueError:
+            # Vicuna's, among others, says how to sample, but not to sample; transformers loads that and does not save it.
+            llm.generation_config.do_sample = True
+        with replacing(folder) as temporary:
+            llm.save_pretrained(temporary)
+            backbone.tokenizer.save_pretrained(temporary)
+
+    def write_prompts(self, path, split="test"):
+        """Write the prompts of a split as JSON Lines, whole or not at all, one object a row:
+
+        row_id, user_id, item_id (the data set's own), label;
+        history             which behaviours the prompt shows, retrieved or recent
+        prompt              the text, chat format included
+        add_special_tokens  what the tokenizer must be told to make prompt_token_ids of it
+        prompt_token_ids    what the LLM reads
+        answers             yes and no: text (as it follows the prompt) and token_id
+        score               P(yes) as the run found it, for rows of the test part
+
+        Args:
+            path (str or pathlib.Path): the file.
+            split (str): train (the shots, with recent behaviours, retrieved ones or both, as they were tuned on), valid or test.
+
+        Returns:
+            int: rows written.
+
+        Raises:
+            ExportError: there is no such split, or its rows are others than those that the run scored.
+        """
+        if split not in SPLITS:
+            raise ExportError(f"export_split: expected one of {', '.join(SPLITS)}, found {split!r}.")
+        feat = self._parts[split].inter_feat
+        rows, retrieved = feat[ROW_ID].numpy(), feat[RETRIEVED].numpy().astype(bool)
+        scores = self._scores(rows) if split == "test" else {}
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            for begin in range(0, len(rows), _AT_A_TIME):
+                part = slice(begin, begin + _AT_A_TIME)
+                for record in self._records(rows[part], retrieved[part]):
+                    score = {"score": scores[record["row_id"]]} if scores else {}
+                    file.write(json.dumps({**record, **score}, ensure_ascii=False) + "\n")
+        return len(rows)
+
+    def _records(self, row_ids, retrieved):
+        dataset, prompter = self.dataset, self.dataset.prompter
+        rows, tokenizer, tokens = dataset.rows, prompter.tokenizer, dataset.field2id_token
+        targets = rows.item[row_ids]
+        ids, dropped = prompter.token_ids(row_ids, targets, retrieved)
+        shown = prompter.shown(row_ids, targets, retrieved)
+        for row, target, kind, token_ids, gone, behaviours in zip(row_ids, targets, retrieved, ids, dropped, shown):
+            kept = behaviours[np.isin(behaviours, np.sort(behaviours)[gone:])]
+            text = prompter.text(row, target, kept)
+            yield {
+                "row_id": int(row),
+                "user_id": str(tokens[dataset.uid_field][rows.user[row]]),
+                "item_id": str(tokens[dataset.iid_field][target]),
+                "label": None if rows.label is None else int(rows.label[row]),
+                "history": "retrieved" if kind else "recent",
+                "prompt": tokenizer.framed(text),
+                "add_special_tokens": bool(tokenizer.start),
+                "prompt_token_ids": token_ids,
+                "answers": {
+                    name: {"text": tokenizer.joint(text) + word, "token_id": token}
+                    for name, word, token in zip(("yes", "no"), self._answers, dataset.answer_ids)
+                },
+            }
+
+    def _scores(self, rows):
+        """Row_id -> P(yes) of the run's predictions; empty where it made none."""
+        path = self.run_folder / PREDICTIONS
+        if not path.is_file():
+            return {}
+        table = pd.read_csv(path)
+        scores = dict(zip(table["row_id"].tolist(), table["score"].tolist()))
+        if set(scores) != set(rows.tolist()):
+            raise ExportError(
+                f"Expected the test rows that {path} scores, found others: the data set has changed since. Run it again."
+            )
+        return scores
+
+
+def check_new(folder):
+    """A folder that does not exist yet, or is empty.
+
+    Raises:
+        ExportError: there is something in it, or it is a file.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"export: expected a new or an empty folder, found {folder}, which is neither.")
+    return folder
