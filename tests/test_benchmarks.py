@@ -9,6 +9,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import memory  # noqa: E402
 from benchmarks.speed import measure, scoring, training, workload  # noqa: E402
 
 
@@ -54,3 +55,36 @@ def test_memory_of_a_call_is_what_it_takes():
         pytest.skip("this system does not tell the peak of resident memory")
     assert 150 < found["large"]["peak_mib"] < 300 and found["small"]["peak_mib"] < 50
     assert len(found["large"]["all"]) == 2
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_memory_of_weights_is_that_of_a_built_llm(tied):
+    config = memory.LlamaConfig(**{**memory.SMALL.to_dict(), "tie_word_embeddings": tied})
+    built = memory.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in built.state_dict().values()}
+    empty = memory.empty_llm(config)
+    assert memory.weight_bytes(empty, "bfloat16") == sum(storages.values())
+    linear = [m.weight for name, m in built.named_modules() if isinstance(m, torch.nn.Linear) and name != "lm_head"]
+    rest = sum(storages.values()) - sum(2 * weight.numel() for weight in linear)
+    assert memory.weight_bytes(empty, "8bit") == rest + sum(weight.numel() + 4 * len(weight) for weight in linear)
+    assert memory.weight_bytes(empty, "4bit") == rest + sum(weight.numel() * (1 / 2 + 4 / 64) + 64 for weight in linear)
+    tuned = memory.add_lora(built, 8, 16, 0.0, ["q_proj", "v_proj"])
+    counted = sum(4 * p.numel() * p.element_size() for p in tuned.parameters() if p.requires_grad)
+    assert memory.adapter_bytes(empty, memory.SMALL_SETTINGS) == counted
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_memory_of_activations_is_what_autograd_keeps(checkpointing):
+    measured = memory.measured_activations(memory.SMALL, memory.SMALL_SETTINGS, checkpointing)
+    computed = memory.kept_bytes(memory.SMALL, memory.SMALL_SETTINGS, checkpointing)
+    assert measured <= computed * 1.001 and computed <= measured * 1.03
+
+
+def test_what_the_page_says_of_24_gb():
+    def fits(name, kind, checkpointing, tokens=8192):
+        return memory.needed(name, kind, checkpointing, memory.Settings(micro_tokens=tokens))["all"] <= memory.CARD
+
+    for name in memory.LLMS:
+        assert fits(name, "4bit", True) and fits(name, "8bit", True) and fits(name, "bfloat16", True) == ("13B" not in name)
+        assert not any(fits(name, kind, False) for kind in memory.WEIGHTS) and fits(name, "4bit", False, 1024)
+        assert fits(name, "8bit", False, 1024) == ("13B" not in name)
