@@ -1,4 +1,7 @@
-"""Tuning with Ray: the same space, objective and results as RecBole's HyperTuning, several trials at a time, and ASHA."""
+"""Tuning with Ray: the same space, objective and results as RecBole's HyperTuning, several trials at a time, and ASHA.
+
+Trials run on this machine, or on those of the Ray cluster that the environment variable RAY_ADDRESS names, as Ray has it.
+"""
 
 import logging
 import math
@@ -17,11 +20,14 @@ SCORE = "valid_score"
 
 def _trial(params, fixed=None):
     """One trial, in a process of Ray's."""
+    import ray
     from ray.air import session
 
+    # RecBole's Config makes the GPUs of gpu_id the visible ones: here, those that Ray has given to this trial.
+    gpus = ",".join(map(str, ray.get_gpu_ids()))
     with no_command_line():
         result = objective_function(
-            dict(params), [fixed], callback=lambda epoch, score: session.report({SCORE: score, "done_by_itself": False})
+            {**params, "gpu_id": gpus}, [fixed], callback=lambda epoch, score: session.report({SCORE: score, "done_by_itself": False})
         )
     plain = {
         name: {metric: float(value) for metric, value in (result[name] or {}).items()}
@@ -45,6 +51,18 @@ def _ray_space(space, algo):
     return {key: make[kind](values) for key, (kind, values) in space.items()}
 
 
+def _shares(concurrency, with_gpus):
+    """How many trials run at a time, by default one a GPU, or one a machine without GPUs; and what each gets, at most a machine."""
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    gpus = int(sum(machine.get("GPU", 0) for machine in machines)) if with_gpus else 0
+    concurrency = concurrency or gpus or len(machines)
+    cpus = [int(machine["CPU"]) for machine in machines]
+    # A trial is one process with one GPU; the CPUs of several machines are no use to it.
+    return concurrency, {"cpu": max(1, min(sum(cpus) // concurrency, min(cpus))), "gpu": min(1, gpus / concurrency)}
+
+
 def ray_search(search, space, fixed, base, algo, max_evals, concurrency):
     """Fill a HyperTuning with the trials that Ray ran.
 
@@ -62,13 +80,15 @@ def ray_search(search, space, fixed, base, algo, max_evals, concurrency):
     from ray import air, tune
     from ray.tune.schedulers import ASHAScheduler
 
-    gpus = torch.cuda.device_count() if base["device"].type == "cuda" else 0
-    concurrency = concurrency or max(1, gpus)
     began = not ray.is_initialized()
-    if began:
+    if began and os.environ.get("RAY_ADDRESS"):
+        ray.init(runtime_env=environment)  # the cluster has its resources
+    elif began:
+        gpus = torch.cuda.device_count() if base["device"].type == "cuda" else 0
         ray.init(num_gpus=gpus, include_dashboard=False, runtime_env=environment)
     try:
-        share = {"cpu": max(1, int(ray.cluster_resources()["CPU"]) // concurrency), "gpu": gpus / concurrency}
+        concurrency, share = _shares(concurrency, with_gpus=base["gpu_id"] != "")
+        logger.info("Ray runs up to %d trials at a time, each with %s.", concurrency, share)
         mode = "max" if base["valid_metric_bigger"] else "min"
         options = {"metric": SCORE, "mode": mode, "max_concurrent_trials": concurrency}
         if algo == "bayes":

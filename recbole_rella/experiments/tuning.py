@@ -109,7 +109,7 @@ def tune(
         output_file (str): gets the settings and results of all trials, in RecBole's format; beside it, `<name>.best.yaml`
             gets the fixed settings with the best ones, for `--config_files`.
         display_file (str, optional): an HTML chart of the trials.
-        concurrency (int, optional): trials at a time with Ray; one a GPU by default, or one without GPUs.
+        concurrency (int, optional): trials at a time with Ray; one a GPU by default, or one a machine without GPUs.
 
     Returns:
         tuple: best settings of the searched keys (dict), best validation score (float), pathlib.Path of the YAML.
