@@ -165,14 +165,7 @@ def main(arguments=None):
         What the way in that was taken returns.
     """
     known, _ = _parser().parse_known_args(arguments)
-    processes.start()
-    if known.nproc > 1 and processes.count() == 1:
-        processes.launch(known.nproc, known.world_size, known.group_offset, known.ip, known.port)
-    alone = [key for key in ("explain", "score", "export", "export_prompts", "convert", "params_file", "sweep", "seeds") if getattr(known, key)]
-    if processes.count() > 1 and (alone or "," in (known.model or "") or known.model in _variants()):
-        raise CommandError(
-            f"Expected one run of one model with several processes, found {alone or known.model}: start this command without them."
-        )
+    _start_processes(known)
     # RecBole's calls of pandas and torch that will change some day; nothing that a user could do about them.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     if known.export or known.export_prompts:
@@ -208,6 +201,19 @@ def main(arguments=None):
 
         return run_side_by_side(models or ["ReLLa"], **shared)
     return run_recbole_rella(model=model, dataset=dataset, config_file_list=files or None)
+
+
+def _start_processes(known):
+    """Those that a launcher has started, or that nproc asks for; then this command runs again in each."""
+    processes.start()
+    if known.nproc > 1 and processes.count() == 1:
+        processes.launch(known.nproc, known.world_size, known.group_offset, known.ip, known.port)
+    keys = ("explain", "score", "export", "export_prompts", "convert", "params_file", "sweep", "seeds")
+    alone = [key for key in keys if getattr(known, key)]
+    if processes.count() > 1 and (alone or "," in (known.model or "") or known.model in _variants()):
+        raise CommandError(
+            f"Expected one run of one model with several processes, found {alone or known.model}: start this command without them."
+        )
 
 
 def _variants():
