@@ -71,9 +71,12 @@ def convert(name, source_folder, data_path="dataset/", show_progress=True, repor
     for source in sources.values():
         for line in source.report():
             report(line)
-    listed = [f"{n} {kind} listed" for n, kind in ((counts.listed_users, "users"), (counts.listed_items, "items")) if n is not None]
+    known = {"users": counts.listed_users, "items": counts.listed_items}
+    listed = [f"{count} {kind} listed" for kind, count in known.items() if count is not None]
     if counts.unlisted_rows:
-        listed.append(f"{counts.unlisted_rows} rows of users or items that are not listed, which RecBole leaves out when it reads")
+        listed.append(
+            f"{counts.unlisted_rows} rows of users or items that are not listed, which RecBole leaves out when it reads"
+        )
     report(
         f"{name}: {counts.rows} rows of {counts.users} users and {counts.items} items ({'; '.join(listed)}), written to {folder}"
     )

@@ -44,7 +44,7 @@ class Split:
 
     @classmethod
     def of(cls, dataset):
-        """The split that a data set's own eval_args make (its train_pool and eval_rows drawn, and its train_shots, where they are set).
+        """The split that a data set's own eval_args make, with train_pool, eval_rows and train_shots drawn where they are set.
 
         Args:
             dataset (RowDataset): not built yet.
