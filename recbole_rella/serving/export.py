@@ -2,7 +2,7 @@
 
 The exported LLM has the dtype of the run. In float32 its scores are the run's; in bfloat16 or float16 the sum of weights and
 adapters is rounded once, and scores differ by as much. A quantized LLM is dequantized first: the adapters were tuned on top of
-those weights, not on top of those that were quantized.
+those weights, not on top of the ones before. (Over 8 bits scores still differ a little: bitsandbytes rounds what enters a layer, too.)
 """
 
 import json

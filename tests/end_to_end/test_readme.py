@@ -86,7 +86,7 @@ def test_every_command_of_the_script_is_tested_here():
     assert len(CALLS) == README.count("run_recbole_rella.py --") and len(COMMANDS) >= 5
 
 
-FINISHED = [c for c in COMMANDS if "--explain" in c or "--score" in c]
+FINISHED = [c for c in COMMANDS if "--explain" in c or "--score" in c or "--export" in c]
 SIDE_BY_SIDE = [c for c in COMMANDS if re.search("--model=\\S+,|--sweep", c)]
 TUNING = [c for c in COMMANDS if "--params_file" in c]
 DATA_SETS = [c for c in COMMANDS if re.search(f"--dataset=({'|'.join(ORIGINALS)})\\b", c)]
@@ -110,7 +110,7 @@ def test_tuning_command(command, run):
 
 
 def test_commands_on_a_finished_run(run):
-    assert len(FINISHED) == 3
+    assert len(FINISHED) == 4
     (request,) = (text for kind, text in BLOCKS if kind == "json")
     Path("requests.jsonl").write_text(request)
     done = run("--model=ReLLa --dataset=ml-100k")
@@ -118,13 +118,19 @@ def test_commands_on_a_finished_run(run):
     for command in FINISHED:
         done = run(command, small=False)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert ("P(yes) 0." in done.stdout) if "--explain" in command else ("1 requests scored, 0 lines left out" in done.stdout)
+        told = {"--explain": "P(yes) 0.", "--score": "1 requests scored, 0 lines left out", "--export": "952 prompts written to"}
+        assert next(text for option, text in told.items() if option in command) in done.stdout
     assert pd.read_csv("scores.csv")["candidate"].tolist() == ["181", "Dune"]
+    assert Path("exported/llm/model.safetensors").is_file() and Path("exported/llm/tokenizer.json").is_file()
 
 
 def without_hub(command, llms):
     """No hub in a test: a local checkpoint of the same family, through the same code."""
-    return re.sub(r"--llm=\S+", f"--llm={llms('qwen2')} --max_prompt_tokens=512 --history_size=2", command)
+    shipped = re.search(r"properties/llm/(\S+)\.yaml", command)
+    if not shipped and "--llm=" not in command:
+        return command
+    family = shipped[1] if shipped else "qwen2"
+    return re.sub(r"--llm=\S+", "", command) + f" --llm={llms(family)} --max_prompt_tokens=512 --history_size=2"
 
 
 @pytest.mark.parametrize("name", ORIGINALS)

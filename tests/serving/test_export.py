@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import SHIPPED
+from helpers import write_llm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from recbole_rella import command_line, run_recbole_rella
@@ -29,11 +29,11 @@ def read(path):
 
 
 @pytest.mark.parametrize(("family", "add_special_tokens"), [("llama-3", False), ("vicuna-7b-v1.5", True), ("gemma-3", False)])
-def test_the_exported_folder_scores_the_exported_prompts_as_the_run_did(family, add_special_tokens, movies, llms, monkeypatch):
-    assert family in SHIPPED
+def test_the_exported_folder_scores_the_exported_prompts_as_the_run_did(family, add_special_tokens, movies, tmp_path, monkeypatch):
+    folder = write_llm(tmp_path / "llm", family)
     if family.startswith("vicuna"):  # as its checkpoint says it: how to sample, but not to sample
-        (Path(llms(family)) / "generation_config.json").write_text('{"bos_token_id": 1, "temperature": 0.9, "top_p": 0.6}')
-    run = tuned(movies, llms(family), family, history_size=10, max_prompt_tokens=230)  # prompts drop behaviours
+        (folder / "generation_config.json").write_text('{"bos_token_id": 1, "temperature": 0.9, "top_p": 0.6}')
+    run = tuned(movies, folder, family, history_size=10, max_prompt_tokens=230)  # prompts drop behaviours
     monkeypatch.setattr("sys.argv", ["run_recbole_rella.py"])
     command_line.main(["--export=out/llm", "--export_prompts=out/prompts.jsonl"])
     records, expected = read("out/prompts.jsonl"), pd.read_csv(run / "test_predictions.csv", dtype={"user_id": str, "item_id": str})
