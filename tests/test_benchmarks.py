@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import memory  # noqa: E402
-from benchmarks.speed import measure, scoring, training, workload  # noqa: E402
+from benchmarks.speed import measure, page, reading, scoring, scoring_report, training, workload  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,8 @@ def test_every_way_to_tune_gives_the_same_losses(work):
     samples = training.Samples(work)
     expected = training.ours(work.llm, samples, 3, 8)
     assert abs(expected[0] - expected[2]) > 1e-3
-    for losses in (training.trainer(work.llm, samples, 3, 8), training.paper(work.llm, samples, 3, 8)):
+    compiled = training.ours(work.llm, samples, 3, 8, backend="aot_eager")  # by what takes no C++ compiler
+    for losses in (compiled, training.trainer(work.llm, samples, 3, 8), training.paper(work.llm, samples, 3, 8)):
         np.testing.assert_allclose(losses, expected, atol=2e-4)
 
 
@@ -47,6 +48,49 @@ def test_operations_count_shared_beginnings_once(work):
     assert way == "pieces" and tokens == sum(map(len, ids)) and computed == len(distinct)
     pairs = sum(len(beginning) for beginning in distinct)
     assert attention == 4 * 128 * 4 * pairs and needed > attention
+
+
+def test_compiled_layers_are_compiled(work, monkeypatch):
+    """All but the last: torch.compile is asked for them, and asked for nothing else."""
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: asked.append((type(module).__name__, options)))
+    training.compiled(work.llm, training.Samples(work), 1, 4)
+    assert asked == [("LlamaMLP", {"dynamic": True, "backend": "inductor"})] * 3
+
+
+def _case(k, rows, kind="retrieved"):
+    candidates = {name: {"rows a second": rows / k} for name in ("ours", "plain loop")}
+    return {"shape": "1M", "kind": kind, "K": k, "rows": rows, "candidates": candidates}
+
+
+def test_curves_are_over_one_variable_each(tmp_path):
+    cases = [_case(k, 32) for k in (60, 5, 30, 15)] + [_case(15, 8), _case(15, 120), _case(15, 100, "top-N")]
+    record = {"cases": dict(enumerate(cases))}
+    ((key, sweeps),) = scoring_report.curves(record).items()
+    assert key == ("1M", "retrieved")
+    assert [(c["K"], c["rows"]) for c in sweeps["K"]] == [(5, 32), (15, 32), (30, 32), (60, 32)]
+    assert [(c["K"], c["rows"]) for c in sweeps["rows"]] == [(15, 8), (15, 32), (15, 120)]
+    scoring_report.picture(record, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    scoring_report.picture({"cases": {0: _case(5, 8)}}, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_reading_is_measured_where_it_is_recboles_own(tmp_path, monkeypatch):
+    """`measure` compares what both have read."""
+    folder = tmp_path / "small"
+    reading.write_data_set(folder, 3000)
+    found = reading.measure(folder, 50, compare=True)
+    assert found["rows"] == 3000 and found["users"] == 20 and found["RecBole's own reading"]["times ours"] > 0
+    steps = ["reading", "RecBole's filters", "internal ids", "rows and histories", "min_history", "printing it", "split"]
+    assert list(found["stages"]) == [*steps, "retrieval of 50 rows"]
+    assert max(stage["peak_mib"] for stage in found["stages"].values()) == found["peak_mib"] > 100
+    assert found["seconds"] >= sum(stage["seconds"] for stage in found["stages"].values())
+    monkeypatch.setattr(page, "FOLDER", tmp_path)
+    monkeypatch.setattr(measure, "FOLDER", tmp_path)
+    measure.write("reading", {"command": "reading", "machine": measure.machine(), "data set": "synthetic", **found})
+    page.write_page("command")
+    assert "| retrieval of 50 rows |" in (tmp_path / "README.md").read_text() and "all values are equal" in (tmp_path / "README.md").read_text()
 
 
 def test_memory_of_a_call_is_what_it_takes():

@@ -8,7 +8,7 @@ import sys
 
 from benchmarks.speed.page import write_page
 
-PARTS = ("scoring", "training", "retrieval")
+PARTS = ("reading", "scoring", "training", "retrieval")
 
 
 def main():

@@ -33,9 +33,17 @@ def machine():
     }
 
 
-def _resident(field):
+def resident(field):
+    """Resident memory of this process, MiB: VmRSS now, VmHWM at its peak since `release_memory`. Linux alone tells it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def release_memory():
+    """What was freed goes back to the system, or nothing new would seem to be taken; and the peak starts anew."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _begin_memory():
@@ -45,15 +53,14 @@ def _begin_memory():
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, or nothing new would seem to be taken
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of resident memory starts anew
-        return _resident("VmRSS")
+        release_memory()
+        return resident("VmRSS")
     except (OSError, AttributeError):
         return None
 
 
 def _peak_memory():
-    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _resident("VmHWM")
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else resident("VmHWM")
 
 
 def in_turn(candidates, repeats):

@@ -29,7 +29,7 @@ def _memory(record):
     return "-" if record["peak_mib"] is None else f"{record['peak_mib']:.0f}"
 
 
-def _scoring(record):
+def _scoring(record, name):
     lines = [
         "## Scoring",
         "",
@@ -41,18 +41,21 @@ def _scoring(record):
         _row("case", "rows", "tokens a row", "sharing", "candidate", "rows/s", "slower", "peak MiB", "score difference"),
         _row(*["---"] * 9),
     ]
-    for name, case in record["cases"].items():
+    for case in record["cases"].values():
         whole = f" ({case['sharing of a whole batch']:.2f})" if "sharing of a whole batch" in case else ""
-        about = [name, case["rows"], f"{case['tokens a row']:.0f}", f"{case['tokens / computed tokens']:.2f}{whole}"]
+        about = [f"{case['shape']}, {case['kind']}, K={case['K']}", case["rows"], f"{case['tokens a row']:.0f}", f"{case['tokens / computed tokens']:.2f}{whole}"]
         for candidate, found in case["candidates"].items():
             speed = f"{found['rows a second']:.1f}", f"{found['times ours']:.2f}", _memory(found), f"{found['largest difference']:.0e}"
             lines.append(_row(*about, candidate, *speed))
             about = [""] * 4
     reached = ", ".join(f"{name}: {case['of matrix peak']:.0%}" for name, case in record["cases"].items())
-    return [*lines, "", f"Of the matrix peak, our scoring reaches {reached}.", ""]
+    lines += ["", f"Of the matrix peak, our scoring reaches {reached}.", ""]
+    if (FOLDER / f"{name}.png").is_file():
+        lines += [f"![Rows a second against K and against rows]({name}.png)", ""]
+    return lines
 
 
-def _training(record):
+def _training(record, _):
     lines = [
         "## Tuning",
         "",
@@ -65,7 +68,32 @@ def _training(record):
     for candidate, found in record["candidates"].items():
         speed = f"{found['samples a second']:.2f}", f"{found['times ours']:.2f}", _memory(found)
         lines.append(_row(candidate, *speed, f"{found['largest difference of losses']:.0e}"))
+    if "seconds of the first compiled step" in record:
+        lines += ["", f"The first compiled step, in which torch.compile works, took {record['seconds of the first compiled step']:.0f} seconds; it is not counted."]
     return [*lines, ""]
+
+
+def _reading(record, _):
+    own = record["RecBole's own reading"]
+    lines = [
+        "## Reading",
+        "",
+        f"`{record['command']}`: a data set of {record['rows']:,} rows ({record['data set']}; {record['users']:,} users, {record['items']:,} items, "
+        f"{record['files, MiB']:,.0f} MiB of files), from its atomic files to retrieved behaviours: {record['seconds']:.0f} seconds, and "
+        f"at most {record['peak_mib'] / 1024:.1f} GiB resident, libraries included. The rows asked have "
+        f"{record['mean history of the rows asked']:,.0f} behaviours on average.",
+        "",
+        _row("stage", "seconds", "resident at most, MiB"),
+        _row(*["---"] * 3),
+    ]
+    lines += [_row(name, f"{stage['seconds']:.1f}", f"{stage['peak_mib']:,.0f}") for name, stage in record["stages"].items()]
+    if own:
+        sizes = (f"{own[name]['seconds']:.1f} seconds and {_memory(own[name])} MiB" for name in ("RecBole's", "ours"))
+        lines += ["", "RecBole's own reading of the same files takes {}, ours {}; all values are equal.".format(*sizes)]
+    return [*lines, ""]
+
+
+_PARTS = {"scoring": _scoring, "training": _training, "reading": _reading}
 
 
 def write_page(command):
@@ -75,11 +103,13 @@ def write_page(command):
         command (str): that measured it.
     """
     lines, machine = [], None
-    for name, part in (("scoring", _scoring), ("scoring-large", _scoring), ("training", _training)):
+    for name in ("scoring", "scoring-large", "training", "reading", "reading-large"):
         if (FOLDER / f"{name}.json").is_file():
             record = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
             machine = machine or _machine(record)
-            lines += part(record)
+            lines += _PARTS[name.removesuffix("-large")](record, name)
+            if _machine(record) != machine:
+                lines += [f"Measured on: {_machine(record)}", ""]
     if (FOLDER / "retrieval.md").is_file():
         lines += ["## Retrieval and histories", "", "[retrieval.md](retrieval.md)", ""]
     with replacing(FOLDER / "README.md") as temporary:

@@ -120,6 +120,6 @@ def write_report(name, record):
     many = record["many rows"]
     lines += [f"## {many['rows'] / 1e6:.0f} million rows", "", "| figure | value |", "|---|---|"]
     lines += [f"| {key} | {round(value, 1):,} |" for key, value in many.items() if value is not None]
-    lines += ["", "Synthetic rows in memory: RecBole's own reading of the atomic files is not in it.", ""]
+    lines += ["", "Synthetic rows in memory; `python -m benchmarks.speed.reading` measures the way from atomic files to there.", ""]
     with replacing(FOLDER / f"{name}.md") as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")

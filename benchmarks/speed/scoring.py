@@ -1,9 +1,10 @@
 """Rows scored a second: ours, the paper's way, sentence-transformers' CrossEncoder, a plain transformers loop.
 
-    python -m benchmarks.speed.scoring [--large] [--rows=120] [--repeats=3]
+    python -m benchmarks.speed.scoring [--large] [--repeats=2]
 
-Everybody gets the same texts and the same LLM, tokenizes itself, and must give the same scores. The LLM is random: its scores
-mean nothing, its cost is that of a trained one. Writes results/speed/scoring.json.
+Everybody gets the same texts and the same LLM, tokenizes itself, and must give the same scores. Rows have at least 60 behaviours in
+their history, so that K of them are shown, whatever K is. The LLM is random: its scores
+mean nothing, its cost is that of a trained one. Writes results/speed/scoring.json and .png (scoring-large.* with --large).
 """
 
 import argparse
@@ -15,13 +16,22 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 
-from benchmarks.speed.measure import in_turn, machine, matrix_peak, write
+from benchmarks.speed.measure import FOLDER, in_turn, machine, matrix_peak, write
+from benchmarks.speed.scoring_report import picture
 from benchmarks.speed.workload import TOP_N, Prompts, make_llm, make_workload
 from recbole_rella.llm.packing import prompt_trees
 from recbole_rella.llm.scoring import CPU_TOKENS, forward_passes, p_yes, pad
 
 BUDGET = 16_384  # eval_micro_tokens as shipped
 COMMAND = "python -m benchmarks.speed.scoring"
+LEAST = 60  # the largest K
+# Which behaviours are shown, how many, rows.
+SMALL = [*(("retrieved", k, 32) for k in (5, 15, 30, 60)), ("retrieved", 15, 8), ("retrieved", 15, 120), ("top-N", 15, TOP_N)]
+LARGE = [
+    *((kind, k, 120) for kind in ("retrieved", "recent") for k in (5, 15, 30, 60)),
+    *(("retrieved", 15, rows) for rows in (8, 32, 480)),
+    *(("top-N", 15, rows) for rows in (TOP_N, 4 * TOP_N)),
+]
 
 
 def ours(work):
@@ -125,36 +135,52 @@ def measure(work, repeats):
 def main():
     """Run the cases, print each, and write all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true", help="all history sizes and widths; hours on a small CPU")
-    parser.add_argument("--rows", type=int, default=120)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--large", action="store_true", help="all widths, recent behaviours, more rows; hours on a small CPU")
+    parser.add_argument("--repeats", type=int, default=2)
     known = parser.parse_args()
     gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
-    shapes = ["25M"]
-    cases = [("retrieved", 15), ("retrieved", 30), ("top-N", 15)]
-    if known.large:
-        shapes = ["0.5B", "7B"] if gpu else ["1M", "25M", "110M"]
-        cases = [(kind, k) for kind in ("retrieved", "recent") for k in (5, 15, 30, 60)] + [("top-N", 15)]
+    shapes = (["0.5B", "7B"] if gpu else ["1M", "25M", "110M"]) if known.large else ["25M"]
+    name = "scoring-large" if known.large else "scoring"
     record = {"command": COMMAND + (" --large" if known.large else ""), "machine": machine(), "dtype": str(dtype)}
     record["matrix peak, GFLOP/s"] = matrix_peak(dtype, device)
     record["cases"] = {}
+    for case, found in cases(LARGE if known.large else SMALL, shapes, known.repeats, device, dtype):
+        found["of matrix peak"] = found["GFLOP/s of ours"] / record["matrix peak, GFLOP/s"]
+        record["cases"][case] = found
+        others = ", ".join(f"{name} {r['times ours']:.2f}x" for name, r in found["candidates"].items() if name != "ours")
+        print(f"{case}: {found['candidates']['ours']['rows a second']:.1f} rows/s; {others}", flush=True)
+        write(name, record)
+    picture(record, FOLDER / f"{name}.png")
+
+
+def cases(wanted, shapes, repeats, device, dtype):
+    """Measure cases, each for every shape of LLM.
+
+    Args:
+        wanted (list of tuple): kind (retrieved, recent or top-N), K, rows.
+        shapes (list of str): names in `workload.SHAPES`.
+        repeats (int): calls of each candidate.
+
+    Yields:
+        tuple: name; what was measured, a dict.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        prompts = {k: Prompts(k, folder) for k in {k for _, k in cases}}
+        prompts = {k: Prompts(k, folder) for k in {15} | {k for _, k, _ in wanted}}
         llm_texts = prompts[15].test_rows(2000, True)[0]
         for shape in shapes:
             made = make_llm(shape, llm_texts, device, dtype)
-            for kind, k in cases:
-                users = max(1, known.rows // TOP_N)
-                case = prompts[k].candidates(users, False) if kind == "top-N" else prompts[k].test_rows(known.rows, kind == "retrieved")
-                found = measure(make_workload(*case, made), known.repeats)
-                if kind != "top-N":
-                    found["sharing of a whole batch"] = sharing(prompts[k], made[1], kind == "retrieved")
-                found["of matrix peak"] = found["GFLOP/s of ours"] / record["matrix peak, GFLOP/s"]
-                record["cases"][f"{shape}, {kind}, K={k}"] = found
-                others = ", ".join(f"{name} {r['times ours']:.2f}x" for name, r in found["candidates"].items() if name != "ours")
-                print(f"{shape}, {kind}, K={k}: {found['candidates']['ours']['rows a second']:.1f} rows/s; {others}", flush=True)
-                write("scoring-large" if known.large else "scoring", record)
+            ours(make_workload(llm_texts[:2], None, made))  # finds, once for an LLM, how it takes trees
+            shared = {}  # of a whole batch, which does not depend on the rows that are measured
+            for kind, k, rows in wanted:
+                top_n, retrieved = kind == "top-N", kind == "retrieved"
+                case = prompts[k].candidates(rows // TOP_N, False) if top_n else prompts[k].test_rows(rows, retrieved, LEAST)
+                found = {"shape": shape, "kind": kind, "K": k, **measure(make_workload(*case, made), repeats)}
+                if not top_n:
+                    if (kind, k) not in shared:
+                        shared[kind, k] = sharing(prompts[k], made[1], retrieved)
+                    found["sharing of a whole batch"] = shared[kind, k]
+                yield f"{shape}, {kind}, K={k}, {rows} rows", found
 
 
 if __name__ == "__main__":

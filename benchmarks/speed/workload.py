@@ -86,12 +86,14 @@ class Prompts:
         shown = self._prompter.shown(rows, targets, retrieved)
         return [self._prompter.text(*case) for case in zip(rows, targets, shown)]
 
-    def test_rows(self, count, retrieved):
+    def test_rows(self, count, retrieved, least=0):
         """Prompts of test rows, with their labels: those that users drawn at random have in the first 4,096.
 
-        An evaluation batch has so many rows, and what its prompts share, they share with those of the same user.
+        An evaluation batch has so many rows, and what its prompts share, they share with those of the same user. With `least`,
+        rows with a shorter history are left out.
         """
         rows = self._test.inter_feat["row_id"].numpy()[:4096]
+        rows = rows[[len(self._prompter.histories.of(row)) >= least for row in rows]]
         users = self._prompter.rows.user[rows]
         order = np.random.default_rng(0).permutation(np.unique(users))
         rows = np.concatenate([rows[users == user] for user in order])[:count]

@@ -1,0 +1,52 @@
+"""The picture of the scoring benchmark: rows a second against the shown behaviours, and against the rows scored together."""
+
+from recbole_rella.pictures import new_figure, save_figure
+
+_COLOURS = {"ours": "#0072B2", "CrossEncoder": "#E69F00", "plain loop": "#009E73", "paper's way": "#D55E00"}
+
+
+def curves(record):
+    """What is drawn.
+
+    Args:
+        record (dict): what `benchmarks.speed.scoring` has measured.
+
+    Returns:
+        dict: (shape, kind) -> {"K": cases of one number of rows, "rows": cases of one K}, in ascending order; kinds of which
+        neither varies are left out.
+    """
+    found = {}
+    for case in record["cases"].values():
+        found.setdefault((case["shape"], case["kind"]), []).append(case)
+    drawn = {}
+    for key, cases in found.items():
+        # The number of rows that most values of K have, and the other way round.
+        rows, k = (max(values, key=values.count) for values in ([c["rows"] for c in cases], [c["K"] for c in cases]))
+        by_k = sorted((case for case in cases if case["rows"] == rows), key=lambda case: case["K"])
+        by_rows = sorted((case for case in cases if case["K"] == k), key=lambda case: case["rows"])
+        if len(by_k) > 1 or len(by_rows) > 1:
+            drawn[key] = {"K": by_k, "rows": by_rows}
+    return drawn
+
+
+def picture(record, path):
+    """Draw the curves of a record as PNG; none is written where nothing varies."""
+    drawn = curves(record)
+    if not drawn:
+        return
+    figure = new_figure(10, 3.6 * len(drawn))
+    panels = figure.subplots(len(drawn), 2, squeeze=False)
+    for line, ((shape, kind), sweeps) in zip(panels, drawn.items()):
+        for panel, (swept, other) in zip(line, (("K", "rows"), ("rows", "K"))):
+            cases = sweeps[swept]
+            for name in cases[0]["candidates"]:
+                points = [(case[swept], case["candidates"][name]["rows a second"]) for case in cases]
+                panel.plot(*zip(*points), marker="o", color=_COLOURS.get(name), label=name)
+            label = {"K": "behaviours shown (K)", "rows": "rows scored together"}[swept]
+            panel.set(xscale="log", yscale="log", xlabel=label, ylabel="rows a second", title=f"{shape}, {kind}, {other} = {cases[0][other]}")
+            ticks = [case[swept] for case in cases]
+            panel.set_xticks(ticks, ticks)
+            panel.minorticks_off()
+            panel.grid(alpha=0.3)
+    panels[0, 0].legend(fontsize=8)
+    save_figure(figure, path)
