@@ -55,9 +55,11 @@ class Backbone:
         try:
             return loader.from_pretrained(self.path, trust_remote_code=self._trust, **arguments)
         except (OSError, ValueError, ImportError, KeyError) as error:
+            # transformers asks for tiktoken where sentencepiece is what is missing.
+            hint = " A tokenizer.model alone needs: pip install sentencepiece protobuf." if what == "tokenizer" else ""
             raise LLMError(
                 f"llm: expected a Hugging Face causal LM, found {self.path!r}, whose {what} cannot be loaded "
-                f"({type(error).__name__}: {error})."
+                f"({type(error).__name__}: {error}).{hint}"
             ) from error
 
     @cached_property

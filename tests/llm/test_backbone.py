@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import FAMILIES, write_llm
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from recbole_rella import run_recbole_rella
 from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, load_adapter, save_adapter
@@ -130,3 +130,12 @@ def test_identity_is_the_weights(tmp_path):
         next(model.parameters())[0, 0] += 1
     model.save_pretrained(second)
     assert Backbone(second, "cpu").identity.split("@")[1] != one.split("@")[1]
+
+
+def test_a_tokenizer_that_does_not_load_says_what_to_install(tmp_path):
+    """As Vicuna's checkpoint has it: a file of sentencepiece, and no tokenizer.json."""
+    LlamaConfig().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"not one of sentencepiece either")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    with pytest.raises(LLMError, match="whose tokenizer cannot be loaded .* pip install sentencepiece protobuf"):
+        Backbone(tmp_path, "cpu").tokenizer  # noqa: B018
