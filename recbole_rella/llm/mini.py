@@ -24,12 +24,12 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recbole_rella.files import fingerprint, lock, replacing
-from recbole_rella.llm.scoring import pad
+from recbole_rella.llm.scoring import answers_alone, pad
 from recbole_rella.prompt.tokenization import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1  # part of the cache key: raise it when the same input would give another LLM
+_VERSION = 2  # part of the cache key: raise it when the same input would give another LLM
 _DOCUMENTS_A_STEP = 16
 _OTHER_TOKENS = 512
 _MAX_POSITIONS = 4096
@@ -103,7 +103,7 @@ def _train(model, tokenizer, epoch_documents, steps_an_epoch, settings, device, 
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
     total = steps_an_epoch * settings.epochs
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=total, pct_start=0.1)
     tokenizer = PromptTokenizer(tokenizer, "never", system="", answers=())
@@ -113,7 +113,8 @@ def _train(model, tokenizer, epoch_documents, steps_an_epoch, settings, device, 
             losses = []
             for ids, rows, positions in _batches(tokenizer, epoch_documents(epoch)):
                 ids, rows, positions = ids.to(device), rows.to(device), positions.to(device)
-                hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[rows, positions]
+                with answers_alone(model, (rows, positions)):
+                    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[rows, positions]
                 answers = ids[rows, positions + 1]
                 # What else could be said there: some other tokens, anew each step. The whole vocabulary would cost as much
                 # as the rest of the model.

@@ -84,7 +84,9 @@ def answers_alone(llm, places, token_ids=None):
         return F.linear(hidden, head.weight[token_ids], None if head.bias is None else head.bias[token_ids])
 
     # Equal prompts of a tree end at one place, whose gradient must count once.
-    distinct = tuple(torch.unique(torch.stack(places), dim=1))
+    width = places[1].max() + 1
+    flat = torch.unique(places[0] * width + places[1])
+    distinct = flat // width, flat % width
 
     def layer_at_answers(forward, hidden):
         chosen = forward(hidden[distinct])

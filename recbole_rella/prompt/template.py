@@ -7,6 +7,7 @@ them out for every row. README, "Prompts", lists what a template can use.
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from types import SimpleNamespace
 
 import jinja2
 
@@ -121,6 +122,7 @@ class PromptTemplate:
         self.item = lru_cache(maxsize=None)(self._item)
         self.profile = lru_cache(maxsize=None)(self._profile)
         self._behaviour = lru_cache(maxsize=1 << 20)(self._behaviour_parts)
+        self._sentence = lru_cache(maxsize=8)(environment.from_string)
 
     def _render(self, template, **values):
         try:
@@ -151,8 +153,7 @@ class PromptTemplate:
         Returns:
             str: one line.
         """
-        template = self._environment.from_string(text)
-        return clean(self._render(template, item=self.item(item)["item"])) or self.item(item)["text"]
+        return clean(self._render(self._sentence(text), item=self.item(item)["item"])) or self.item(item)["text"]
 
     def _profile(self, user):
         fields = Fields(self._user_fields(user), "user")
@@ -186,8 +187,9 @@ class PromptTemplate:
         Raises:
             TemplateError: if the template needs a field or a rating that is not there.
         """
+        # Names, not dictionaries: Jinja looks for an attribute first, and a prompt asks for a hundred.
         shown = [
-            {**self._behaviour(b.item, b.rating, b.label, marked), "time": b.time, "number": number}
+            SimpleNamespace(**self._behaviour(b.item, b.rating, b.label, marked), time=b.time, number=number)
             for number, b in enumerate(behaviours, start=1)
         ]
         return self._render(
