@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 # Others wait for the first one while it pretrains or encodes: hours. A process that dies is no reason to wait, as the launcher
 # ends the others.
 _PATIENCE = timedelta(days=7)
+# What torchrun and accelerate launch set. Clusters may set some of them for a single process.
+_LAUNCHED = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
 class ProcessError(ValueError):
@@ -34,12 +36,12 @@ class ProcessError(ValueError):
 
 
 def start():
-    """Join the processes of this run, where a launcher started several (it sets WORLD_SIZE, RANK, LOCAL_RANK). Harmless twice.
+    """Join the processes of this run, where a launcher started several (its variables say so). Harmless twice.
 
     Raises:
         ProcessError: there are more processes on this machine than GPUs, or accelerate was told to use DeepSpeed.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+    if not _LAUNCHED <= set(os.environ) or os.environ["WORLD_SIZE"] == "1" or dist.is_initialized():
         return
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise ProcessError("accelerate: expected FSDP (--use_fsdp) for an LLM that one GPU does not hold, found DeepSpeed.")

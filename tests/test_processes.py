@@ -169,7 +169,10 @@ def test_what_several_processes_do_not_do(arguments, message, monkeypatch):
 
 def test_launchers_that_cannot_be_served(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    processes.start()  # of a cluster, not of a launcher
+    assert processes.count() == 1
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(processes.ProcessError, match="expected at most one process a GPU, 1 here, found process 2"):

@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+from recbole_rella import processes
 from recbole_rella.conversion.convert import how_to_convert
 from recbole_rella.data.reading import fast_reading
 
@@ -49,6 +50,8 @@ class ReadsAtomicFiles:
     def _download(self):
         """RecBole's download, where it knows the name; what it leaves behind when it fails is removed."""
         folder = Path(self.dataset_path)
+        if processes.count() > 1:  # the others, which wait until this one has the data, would not come to RecBole's barrier
+            raise DatasetError(self._missing(folder, "no such folder, which several processes do not download: start one alone"))
         try:
             super()._download()
         except Exception as error:  # network, zip, disk and RecBole's own: whatever went wrong, the remedy is the same

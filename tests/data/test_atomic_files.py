@@ -11,7 +11,7 @@ from helpers import TINY, write_atomic_files
 from recbole.data import create_dataset
 from recbole.utils import url
 
-from recbole_rella import command_line, run_recbole_rella
+from recbole_rella import command_line, processes, run_recbole_rella
 from recbole_rella.data.atomic_files import DatasetError
 from recbole_rella.data.rows import RowDataset
 from recbole_rella.quick_start import load_data, make_config
@@ -104,6 +104,13 @@ def test_recboles_download_is_used_where_it_works(monkeypatch, tmp_path):
     monkeypatch.setattr(Dataset, "_download", download)
     settings = {**GENERIC, "heterogeneity_field": None, "expected_counts": {}}
     assert len(RowDataset(make_config("ReLLa", "ml-1m", config_dict=settings)).rows) == 80
+
+
+def test_several_processes_do_not_download(monkeypatch):
+    config = make_config("ReLLa", "ml-1m")
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(DatasetError, match="found no such folder, which several processes do not download: start one alone"):
+        create_dataset(config)
 
 
 def test_an_unknown_name(tmp_path):
