@@ -18,9 +18,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +178,9 @@ def divide(llm, device):
     Returns:
         transformers.PreTrainedModel: the same.
     """
+    from torch.distributed.device_mesh import init_device_mesh  # FSDP takes a second to import, and few runs need it
+    from torch.distributed.fsdp import fully_shard
+
     logger.info("The weights of the LLM are divided among %d processes.", count())
     mesh = init_device_mesh(device.type, (count(),))
     for layer in llm.get_decoder().layers:
@@ -190,4 +190,8 @@ def divide(llm, device):
 
 def is_divided(llm):
     """Whether `divide` divided the weights of a model."""
+    if not dist.is_initialized():
+        return False
+    from torch.distributed.tensor import DTensor
+
     return any(isinstance(parameter, DTensor) for parameter in llm.parameters())

@@ -62,12 +62,10 @@ def test_sequential_models_still_turn_anomaly_detection_on():
     look_up = "from recbole.utils import get_model; get_model('DIN')"
     seen = "import sys, torch; sys.exit(torch.is_anomaly_enabled())"
     assert run(f"import recbole_rella; {look_up}; {seen}").returncode == 1
-    for ours in (
-        "from recbole_rella.quick_start import make_config; make_config('DIN', 'ml-100k')",
-        "from recbole_rella.experiments.plan import make_entries; make_entries(['DIN'])",
-    ):
-        result = run(f"import recbole_rella; {ours}; {seen}")
-        assert result.returncode == 0, result.stderr
+    entries = "from recbole_rella.experiments.plan import make_entries; make_entries(['DIN'])"
+    config = "from recbole_rella.quick_start import make_config; make_config('DIEN', 'ml-100k')"
+    result = run(f"import recbole_rella, torch; {entries}; assert not torch.is_anomaly_enabled(); {config}; {seen}")
+    assert result.returncode == 0, result.stderr
 
 
 def test_applying_twice_changes_nothing():

@@ -104,7 +104,7 @@ def test_ml_100k_to_the_letter(llms):
     config = Config(
         "ReLLa", "ml-100k",
         config_dict={"llm": llms("llama"), "llm_dtype": "float32", "retrieval_encoder": "tfidf", "max_prompt_tokens": 512,
-                     "history_size": 3, "train_shots": 8},
+                     "history_size": 3, "train_shots": 8, "eval_rows": 20},
     )  # fmt: skip
     dataset = create_dataset(config)
     data_preparation(config, dataset)
