@@ -31,9 +31,9 @@ def _memory(record):
 
 def _scoring(record, name):
     lines = [
-        "## Scoring",
+        "## Scoring" + (" with long histories, against K and rows" if name == "scoring-sweep" else ""),
         "",
-        f"Random Llamas named by the parameters of their layers, {record['dtype'].removeprefix('torch.')}, prompts of ml-100k's test rows as "
+        f"`{record['command']}`. Random Llamas named by the parameters of their layers, {record['dtype'].removeprefix('torch.')}, prompts of ml-100k's test rows as "
         f"texts. This machine multiplies matrices at {record['matrix peak, GFLOP/s']:.0f} GFLOP/s. Sharing is all tokens over those that are "
         "computed, of these rows and of a whole evaluation batch of 4,096: with less sharing than these rows have, ours gains less. "
         "`slower` is how many times ours the seconds are.",
@@ -103,11 +103,11 @@ def write_page(command):
         command (str): that measured it.
     """
     lines, machine = [], None
-    for name in ("scoring", "scoring-large", "training", "reading", "reading-large"):
+    for name in ("scoring", "scoring-sweep", "scoring-large", "training", "reading", "reading-large"):
         if (FOLDER / f"{name}.json").is_file():
             record = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
             machine = machine or _machine(record)
-            lines += _PARTS[name.removesuffix("-large")](record, name)
+            lines += _PARTS[name.partition("-")[0]](record, name)
             if _machine(record) != machine:
                 lines += [f"Measured on: {_machine(record)}", ""]
     if (FOLDER / "retrieval.md").is_file():

@@ -1,10 +1,11 @@
 """Rows scored a second: ours, the paper's way, sentence-transformers' CrossEncoder, a plain transformers loop.
 
-    python -m benchmarks.speed.scoring [--large] [--repeats=2]
+    python -m benchmarks.speed.scoring [--sweep | --large] [--repeats=2]
 
-Everybody gets the same texts and the same LLM, tokenizes itself, and must give the same scores. Rows have at least 60 behaviours in
-their history, so that K of them are shown, whatever K is. The LLM is random: its scores
-mean nothing, its cost is that of a trained one. Writes results/speed/scoring.json and .png (scoring-large.* with --large).
+Everybody gets the same texts and the same LLM, tokenizes itself, and must give the same scores. Rows are test rows as they come; those
+of --sweep and --large, which are compared over K, have at least 60 behaviours in their history, so that K of them are shown, whatever
+K is. The LLM is random: its scores mean nothing, its cost is that of a trained one. Writes results/speed/scoring.json (scoring-sweep.*
+and scoring-large.*, with a picture).
 """
 
 import argparse
@@ -26,7 +27,8 @@ BUDGET = 16_384  # eval_micro_tokens as shipped
 COMMAND = "python -m benchmarks.speed.scoring"
 LEAST = 60  # the largest K
 # Which behaviours are shown, how many, rows.
-SMALL = [*(("retrieved", k, 32) for k in (5, 15, 30, 60)), ("retrieved", 15, 8), ("retrieved", 15, 120), ("top-N", 15, TOP_N)]
+SMALL = [("retrieved", 15, 120), ("retrieved", 30, 120), ("top-N", 15, TOP_N)]
+SWEEP = [*(("retrieved", k, 32) for k in (5, 15, 30, 60)), ("retrieved", 15, 8), ("retrieved", 15, 120)]
 LARGE = [
     *((kind, k, 120) for kind in ("retrieved", "recent") for k in (5, 15, 30, 60)),
     *(("retrieved", 15, rows) for rows in (8, 32, 480)),
@@ -136,29 +138,33 @@ def main():
     """Run the cases, print each, and write all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="all widths, recent behaviours, more rows; hours on a small CPU")
+    parser.add_argument("--sweep", action="store_true", help="over K and over rows; ten minutes on 2 cores")
     parser.add_argument("--repeats", type=int, default=2)
     known = parser.parse_args()
     gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
     shapes = (["0.5B", "7B"] if gpu else ["1M", "25M", "110M"]) if known.large else ["25M"]
-    name = "scoring-large" if known.large else "scoring"
-    record = {"command": COMMAND + (" --large" if known.large else ""), "machine": machine(), "dtype": str(dtype)}
+    kind = "large" if known.large else "sweep" if known.sweep else ""
+    name, wanted = "-".join(filter(None, ("scoring", kind))), {"large": LARGE, "sweep": SWEEP, "": SMALL}[kind]
+    record = {"command": COMMAND + (f" --{kind}" if kind else ""), "machine": machine(), "dtype": str(dtype)}
     record["matrix peak, GFLOP/s"] = matrix_peak(dtype, device)
     record["cases"] = {}
-    for case, found in cases(LARGE if known.large else SMALL, shapes, known.repeats, device, dtype):
+    for case, found in cases(wanted, LEAST if kind else 0, shapes, known.repeats, device, dtype):
         found["of matrix peak"] = found["GFLOP/s of ours"] / record["matrix peak, GFLOP/s"]
         record["cases"][case] = found
         others = ", ".join(f"{name} {r['times ours']:.2f}x" for name, r in found["candidates"].items() if name != "ours")
         print(f"{case}: {found['candidates']['ours']['rows a second']:.1f} rows/s; {others}", flush=True)
         write(name, record)
-    picture(record, FOLDER / f"{name}.png")
+    if kind:
+        picture(record, FOLDER / f"{name}.png")
 
 
-def cases(wanted, shapes, repeats, device, dtype):
+def cases(wanted, least, shapes, repeats, device, dtype):
     """Measure cases, each for every shape of LLM.
 
     Args:
         wanted (list of tuple): kind (retrieved, recent or top-N), K, rows.
+        least (int): behaviours that the history of a row must have.
         shapes (list of str): names in `workload.SHAPES`.
         repeats (int): calls of each candidate.
 
@@ -174,7 +180,7 @@ def cases(wanted, shapes, repeats, device, dtype):
             shared = {}  # of a whole batch, which does not depend on the rows that are measured
             for kind, k, rows in wanted:
                 top_n, retrieved = kind == "top-N", kind == "retrieved"
-                case = prompts[k].candidates(rows // TOP_N, False) if top_n else prompts[k].test_rows(rows, retrieved, LEAST)
+                case = prompts[k].candidates(rows // TOP_N, False) if top_n else prompts[k].test_rows(rows, retrieved, least)
                 found = {"shape": shape, "kind": kind, "K": k, **measure(make_workload(*case, made), repeats)}
                 if not top_n:
                     if (kind, k) not in shared:
