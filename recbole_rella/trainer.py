@@ -1,8 +1,8 @@
 """What differs from RecBole's Trainer, by overriding its hooks: KeepsPredictions for any model, ReLLaTrainer for ReLLa.
 
 RecBole's loop stays: epochs, early stopping, evaluation, metrics. Ours are the forward passes under a token budget, shared by
-the processes of a run, the learning rate schedule, the adapters as checkpoint, the state from which an interrupted run goes on, and the predictions
-that are kept.
+the processes of a run, the learning rate schedule, the adapters as checkpoint, the state from which an interrupted run goes on,
+and the predictions that are kept.
 """
 
 import random
