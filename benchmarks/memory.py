@@ -31,12 +31,22 @@ LLMS = {
         vocab_size=32000, hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40
     ),
     "Llama-3.1-8B": LlamaConfig(
-        vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
     ),
     "Qwen2.5-7B": Qwen2Config(
-        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4
+        vocab_size=152064,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
     ),
-}  # fmt: skip
+}
 WEIGHTS = ("bfloat16", "8bit", "4bit")
 # CUDA's context, the kernels of PyTorch and bitsandbytes, and what the allocator cannot use for being in pieces.
 RESERVE = 1.5 * GIB
@@ -156,8 +166,14 @@ def needed(name, kind, checkpointing, settings):
         "logits": logit_bytes(config, settings),
         "reserve": int(RESERVE),
     }
-    return {"llm": name, "weights_as": kind, "checkpointing": checkpointing, "micro_tokens": settings.micro_tokens,
-            **parts, "all": sum(parts.values())}  # fmt: skip
+    return {
+        "llm": name,
+        "weights_as": kind,
+        "checkpointing": checkpointing,
+        "micro_tokens": settings.micro_tokens,
+        **parts,
+        "all": sum(parts.values()),
+    }
 
 
 def measured_activations(config, settings, checkpointing):
@@ -242,25 +258,44 @@ def main():
     rows = [needed(name, kind, *way) for name in LLMS for kind in WEIGHTS for way in ways]
     shares = [kept_bytes(SMALL, SMALL_SETTINGS, way) / measured_activations(SMALL, SMALL_SETTINGS, way) for way in (False, True)]
     versions = {name: version(name) for name in ("torch", "transformers", "peft")}
-    write_json(folder / "memory.json", {
-        "bytes": rows, "fits": {"card_bytes": CARD}, "formula_over_measured": {"plain": shares[0], "checkpointing": shares[1]},
-        "versions": versions,
-    })  # fmt: skip
+    write_json(
+        folder / "memory.json",
+        {
+            "bytes": rows,
+            "fits": {"card_bytes": CARD},
+            "formula_over_measured": {"plain": shares[0], "checkpointing": shares[1]},
+            "versions": versions,
+        },
+    )
     parts = ["weights", "adapters", "activations", "working", "logits", "reserve", "all"]
     table = [
-        {"LLM": row["llm"], "weights as": row["weights_as"], "gradient checkpointing": "yes" if row["checkpointing"] else "no",
-         "train_micro_tokens": row["micro_tokens"], **{part: f"{row[part] / GIB:.2f}" for part in parts},
-         "fits 24 GB": "yes" if row["all"] <= CARD else "no"}
+        {
+            "LLM": row["llm"],
+            "weights as": row["weights_as"],
+            "gradient checkpointing": "yes" if row["checkpointing"] else "no",
+            "train_micro_tokens": row["micro_tokens"],
+            **{part: f"{row[part] / GIB:.2f}" for part in parts},
+            "fits 24 GB": "yes" if row["all"] <= CARD else "no",
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     table = pd.DataFrame(table).to_markdown(index=False, disable_numparse=True)
     settings = ways[0][1]
     page = PAGE.format(
-        s=settings, targets=" and ".join(settings.targets), card=CARD / GIB, table=table, layers=SMALL.num_hidden_layers,
-        formula="8h + 8 + n (5h + 4r) + 8a + 4 heads + 6i", hidden=SMALL.hidden_size, tokens=SMALL_SETTINGS.micro_tokens,
-        plain=shares[0], checkpointed=shares[1], python=platform.python_version(), torch=versions["torch"],
+        s=settings,
+        targets=" and ".join(settings.targets),
+        card=CARD / GIB,
+        table=table,
+        layers=SMALL.num_hidden_layers,
+        formula="8h + 8 + n (5h + 4r) + 8a + 4 heads + 6i",
+        hidden=SMALL.hidden_size,
+        tokens=SMALL_SETTINGS.micro_tokens,
+        plain=shares[0],
+        checkpointed=shares[1],
+        python=platform.python_version(),
+        torch=versions["torch"],
         transformers=versions["transformers"],
-    )  # fmt: skip
+    )
     with replacing(folder / "memory.md") as temporary:
         temporary.write_text(page, encoding="utf-8")
     print(table)

@@ -139,10 +139,18 @@ def _tune(known, model, dataset, files):
     from recbole_rella.experiments.tuning import tune
 
     best, score, path = tune(
-        known.params_file, model, dataset, files, tool=known.tool, algo=known.algo, max_evals=known.max_evals,
-        early_stop=known.early_stop, output_file=known.output_file or "hyper.result", display_file=known.display_file,
+        known.params_file,
+        model,
+        dataset,
+        files,
+        tool=known.tool,
+        algo=known.algo,
+        max_evals=known.max_evals,
+        early_stop=known.early_stop,
+        output_file=known.output_file or "hyper.result",
+        display_file=known.display_file,
         concurrency=known.concurrency,
-    )  # fmt: skip
+    )
     print(f"best params: {best}\nbest valid score: {score:.6f}\nits configuration, for --config_files: {path}")
 
 

@@ -27,10 +27,15 @@ _PACKAGES = ("recbole", "torch", "transformers", "peft", "faiss-cpu", "sentence-
 
 def plain(value):
     """Whether a value can stand in YAML: text, numbers, truth values, nothing, and lists and dictionaries of these."""
-    return value is None or isinstance(value, (str, int, float, bool)) or (
-        all(map(plain, value)) if isinstance(value, (list, tuple)) else
-        isinstance(value, dict) and all(plain(k) and plain(v) for k, v in value.items())
-    )  # fmt: skip
+    return (
+        value is None
+        or isinstance(value, (str, int, float, bool))
+        or (
+            all(map(plain, value))
+            if isinstance(value, (list, tuple))
+            else isinstance(value, dict) and all(plain(k) and plain(v) for k, v in value.items())
+        )
+    )
 
 
 def model_name(config):

@@ -114,8 +114,10 @@ def _encoder(value):
         return None
     folder = Path(value).expanduser()
     if folder.is_dir():
-        return None if (folder / "config.json").is_file() or (folder / "modules.json").is_file() else (
-            "a folder that holds a sentence-transformers model (there is no modules.json or config.json in it)"
+        return (
+            None
+            if (folder / "config.json").is_file() or (folder / "modules.json").is_file()
+            else ("a folder that holds a sentence-transformers model (there is no modules.json or config.json in it)")
         )
     if _names_a_path(value):
         return expected + " (this folder does not exist)"

@@ -146,9 +146,13 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
             self._save_state(epoch_idx, 0, 0.0)
         rest = _Skipping(train_data, done_before, lambda: resumed and self._restore_random(resumed["random"]))
         self._bar = tqdm(
-            rest, total=len(train_data), initial=done_before, ncols=110, disable=not show_progress,
+            rest,
+            total=len(train_data),
+            initial=done_before,
+            ncols=110,
+            disable=not show_progress,
             desc=set_color(f"Train {epoch_idx:>5}", "pink"),
-        )  # fmt: skip
+        )
         loss = super()._train_epoch(self._bar, epoch_idx, loss_func or self._accumulate, show_progress=False)
         self._log_dropped("training")
         return loss_before + (loss or 0.0)

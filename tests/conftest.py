@@ -40,7 +40,12 @@ def movies(tmp_path):
     random = np.random.default_rng(7)
     genres = ["Comedy", "Drama", "Horror"]
     items = [
-        {"item_id": str(100 + i), "movie_title": f"{genres[i % 3]} Story {i}", "release_year": str(1990 + i % 9), "class": genres[i % 3]}
+        {
+            "item_id": str(100 + i),
+            "movie_title": f"{genres[i % 3]} Story {i}",
+            "release_year": str(1990 + i % 9),
+            "class": genres[i % 3],
+        }
         for i in range(30)
     ]
     users = [
@@ -51,7 +56,9 @@ def movies(tmp_path):
         for place, item in enumerate(random.permutation(30)):
             likes = item % 3 == user % 3
             rating = int(np.clip(random.normal(4.8 if likes else 2.2, 0.8), 1, 5))
-            rows.append({"user_id": str(user), "item_id": str(100 + item), "rating": rating, "timestamp": 1_000_000_000 + place * 37 + user})
+            rows.append(
+                {"user_id": str(user), "item_id": str(100 + item), "rating": rating, "timestamp": 1_000_000_000 + place * 37 + user}
+            )
     return write_atomic_files(tmp_path / "data", "movies", rows, users, items)
 
 

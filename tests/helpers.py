@@ -89,9 +89,12 @@ def _tiktoken_like():
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|begin|>", "<|end|>", "<|start|>", "<|stop|>"]
-    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(
-        vocab_size=700, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    ))  # fmt: skip
+    tokenizer.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=700, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        ),
+    )
     start = processors.TemplateProcessing(single="<|begin|> $A", special_tokens=[("<|begin|>", 0)])
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), start])
     return PreTrainedTokenizerFast(
@@ -122,7 +125,9 @@ def _vocabulary(tokenizer):
 def _llama_2(chat_template=None, special=()):
     """A dummy prefix at the beginning of a text alone, as transformers makes Llama 2's, Vicuna's and Mistral's."""
     tokenizer = _sentence_piece(["<unk>", "<s>", "</s>", *special], [normalizers.Prepend("▁")])
-    return LlamaTokenizer(**_vocabulary(tokenizer), chat_template=chat_template, extra_special_tokens=list(special), add_bos_token=True)
+    return LlamaTokenizer(
+        **_vocabulary(tokenizer), chat_template=chat_template, extra_special_tokens=list(special), add_bos_token=True
+    )
 
 
 def _gemma():
@@ -165,9 +170,12 @@ FAMILIES = {
     "falcon": (FalconConfig, {**_SMALL, "alibi": False}, _byte_level, ["query_key_value"]),
 }
 _GEMMA_3 = {
-    **_GATED, "head_dim": 8, "num_hidden_layers": 3, "sliding_window": 64,
+    **_GATED,
+    "head_dim": 8,
+    "num_hidden_layers": 3,
+    "sliding_window": 64,
     "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
-}  # fmt: skip
+}
 _PICTURES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 28}
 # The LLMs of properties/llm in small, by the name of the file: how each is built, and a tokenizer of its kind.
 SHIPPED = {
@@ -179,7 +187,11 @@ SHIPPED = {
     "mistral": (MistralConfig, {**_GATED, "sliding_window": None}, lambda: _llama_2(_CHAT_MISTRAL, ["[INST]", "[/INST]"])),
     "gemma-2": (Gemma2Config, {**_GATED, "head_dim": 16, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}, _gemma),
     "gemma-3": (Gemma3TextConfig, _GEMMA_3, _gemma),
-    "gemma-3 with pictures": (Gemma3Config, {"text_config": _GEMMA_3, "vision_config": _PICTURES, "mm_tokens_per_image": 4}, _gemma),
+    "gemma-3 with pictures": (
+        Gemma3Config,
+        {"text_config": _GEMMA_3, "vision_config": _PICTURES, "mm_tokens_per_image": 4},
+        _gemma,
+    ),
     "phi": (Phi3Config, {**_GATED, "sliding_window": 64, "pad_token_id": 0}, lambda: _byte_level(_CHAT)),
     "smollm2": (LlamaConfig, {**_GATED, "tie_word_embeddings": True}, lambda: _byte_level(_CHAT)),
     "smollm3": (SmolLM3Config, {**_GATED, "num_hidden_layers": 4, "pad_token_id": 0}, lambda: _byte_level(_CHAT_WITH_DATE)),
@@ -224,9 +236,18 @@ def _atomic(path, rows, types):
 
 
 TYPES = {
-    "user_id": "token", "item_id": "token", "rating": "float", "label": "float", "timestamp": "float", "age": "token",
-    "gender": "token", "occupation": "token", "movie_title": "token_seq", "release_year": "token", "class": "token_seq",
-}  # fmt: skip
+    "user_id": "token",
+    "item_id": "token",
+    "rating": "float",
+    "label": "float",
+    "timestamp": "float",
+    "age": "token",
+    "gender": "token",
+    "occupation": "token",
+    "movie_title": "token_seq",
+    "release_year": "token",
+    "class": "token_seq",
+}
 
 
 def write_atomic_files(root, name, rows, users=None, items=None):

@@ -26,7 +26,9 @@ def _ratings(first, count, spread):
     random = np.random.default_rng(5)
     rows = []
     for user in range(1, USERS + 1):
-        items = np.arange(1, count + 1) if user == 1 else random.permutation(np.arange(1, count + 1))[: random.integers(spread, count)]
+        items = (
+            np.arange(1, count + 1) if user == 1 else random.permutation(np.arange(1, count + 1))[: random.integers(spread, count)]
+        )
         for place, item in enumerate(items.tolist()):
             rows.append((user, item, int(random.integers(1, 6)), first + 1000 * user + 60 * place))
     return rows
@@ -39,12 +41,22 @@ def _write(path, lines, encoding, end="\n"):
 def write_ml_1m(folder):
     """users.dat, movies.dat, ratings.dat: broken are 3, 5 and 6 lines; two ratings are of movies that are not listed."""
     folder.mkdir(parents=True)
-    users = [f"{user}::{'FM'[user % 2]}::{[1, 18, 25, 35, 45, 50, 56][user % 7]}::{user % 21}::{48000 + user}" for user in range(1, USERS + 1)]
+    users = [
+        f"{user}::{'FM'[user % 2]}::{[1, 18, 25, 35, 45, 50, 56][user % 7]}::{user % 21}::{48000 + user}"
+        for user in range(1, USERS + 1)
+    ]
     users[4:4] = ["", "7::F::18", "eight::M::25::3::55117"]
     movies = [f"{movie}::{title}::{genres}" for movie, (title, genres) in MOVIES.items()]
     movies[3:3] = ["41::Too Few", "42::Too::Many::Fields", "", "x::Bad Id (1990)::Drama", "1::Toy Story Again (1996)::Drama"]
     ratings = ["::".join(map(str, row)) for row in _ratings(978300000, 40, 12)]
-    ratings[2:2] = ["1::2::3", "1::2::3::4::5", "1::2::good::978300000", "1::2::9::978300000", "1::two::3::978300000", "1::2::3::later"]
+    ratings[2:2] = [
+        "1::2::3",
+        "1::2::3::4::5",
+        "1::2::good::978300000",
+        "1::2::9::978300000",
+        "1::two::3::978300000",
+        "1::2::3::later",
+    ]
     ratings += ["2::999::4::978309999", "3::998::5::978309999"]
     _write(folder / "users.dat", users, "latin-1")
     _write(folder / "movies.dat", movies, "latin-1", "\r\n")
@@ -59,8 +71,16 @@ def write_ml_25m(folder):
     def quoted(text):
         return '"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text
 
-    titles = {**MOVIES, 9: ("Fawlty Towers (1975–1979)", "Comedy"), 10: ("Still On (2009– )", "(no genres listed)"), 11: ("Café, Le (1990)", "")}
-    titles = {movie: (title.replace("Yao a", "a, Yao"), genres.replace("Children's", "Children")) for movie, (title, genres) in titles.items()}
+    titles = {
+        **MOVIES,
+        9: ("Fawlty Towers (1975–1979)", "Comedy"),
+        10: ("Still On (2009– )", "(no genres listed)"),
+        11: ("Café, Le (1990)", ""),
+    }
+    titles = {
+        movie: (title.replace("Yao a", "a, Yao"), genres.replace("Children's", "Children"))
+        for movie, (title, genres) in titles.items()
+    }
     movies = [f"{movie},{quoted(title)},{genres}" for movie, (title, genres) in titles.items()]
     movies[5:5] = ['50,"No end (1990),Drama', "51,Two,Commas (1990),Drama", "52", b"53,Caf\xe9 (1990),Drama"]
     ratings = [f"{user},{item},{rating - 0.5},{time}" for user, item, rating, time in _ratings(1147880044, 40, 12)]
@@ -85,7 +105,7 @@ READERS = {
     2: ("n/a, n/a, ", "NULL"),
     3: ("moscow, yukon territory, russia", '"244"'),
     4: ("somewhere", '"30"'),
-    5: ("s\u00e3o paulo, \\\"sp\\\", brazil", '"0"'),
+    5: ('s\u00e3o paulo, \\"sp\\", brazil', '"0"'),
     6: ("london, n/a, united kingdom", "NULL"),
 }
 READERS |= {reader: (f"town {reader}, region, canada", f'"{20 + reader}"') for reader in range(7, USERS + 1)}

@@ -36,15 +36,47 @@ def room(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=room)
 def test_only_some_rooms_know_recbole(path):
-    may = ("config.py", "quick_start.py", "register.py", "compat.py", "metrics.py", "trainer.py", "data/", "model/", "experiments/", "__main__.py")
-    plain = room(path) in ("data/history.py", "data/split.py", "data/order.py", "data/counts.py", "experiments/significance.py") or not room(path).startswith(may)
+    may = (
+        "config.py",
+        "quick_start.py",
+        "register.py",
+        "compat.py",
+        "metrics.py",
+        "trainer.py",
+        "data/",
+        "model/",
+        "experiments/",
+        "__main__.py",
+    )
+    plain = room(path) in (
+        "data/history.py",
+        "data/split.py",
+        "data/order.py",
+        "data/counts.py",
+        "experiments/significance.py",
+    ) or not room(path).startswith(may)
     assert not (plain and uses(path, "recbole")), f"{room(path)} imports recbole"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=room)
 def test_data_moves_down_only(path):
     """A room imports those above it, never one below."""
-    order = ["files", "processes", "conversion", "settings", "config", "prompt", "llm", "retrieval", "data", "model", "trainer", "quick_start", "experiments", "serving"]
+    order = [
+        "files",
+        "processes",
+        "conversion",
+        "settings",
+        "config",
+        "prompt",
+        "llm",
+        "retrieval",
+        "data",
+        "model",
+        "trainer",
+        "quick_start",
+        "experiments",
+        "serving",
+    ]
     own = next((n for n in order if room(path).startswith((n + "/", n + ".py"))), None)
     if own is None:
         return
@@ -68,10 +100,22 @@ def test_every_key_has_a_default_a_rule_and_a_comment():
     text = (properties_folder() / "model" / "ReLLa.yaml").read_text(encoding="utf-8")
     defaults = yaml.safe_load(text)
     recbole = {
-        "epochs", "train_batch_size", "eval_batch_size", "learner", "learning_rate", "weight_decay", "clip_grad_norm",
-        "stopping_step", "numerical_features", "transform", "load_col", "eval_args", "train_neg_sample_args", "metrics",
+        "epochs",
+        "train_batch_size",
+        "eval_batch_size",
+        "learner",
+        "learning_rate",
+        "weight_decay",
+        "clip_grad_norm",
+        "stopping_step",
+        "numerical_features",
+        "transform",
+        "load_col",
+        "eval_args",
+        "train_neg_sample_args",
+        "metrics",
         "valid_metric",
-    }  # fmt: skip
+    }
     assert set(defaults) - recbole == set(RULES)
     for key, rule in RULES.items():
         assert rule(defaults[key]) is None, key
@@ -86,8 +130,11 @@ def test_the_wheel_holds_the_properties(tmp_path):
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {f"recbole_rella/properties/{p.relative_to(root / 'properties').as_posix()}"
-              for p in (root / "properties").rglob("*") if p.is_file() and p.suffix in (".yaml", ".jinja")}  # fmt: skip
+    wanted = {
+        f"recbole_rella/properties/{p.relative_to(root / 'properties').as_posix()}"
+        for p in (root / "properties").rglob("*")
+        if p.is_file() and p.suffix in (".yaml", ".jinja")
+    }
     assert wanted and wanted <= names
     assert {f"recbole_rella/{room(path)}" for path in MODULES} <= names
 

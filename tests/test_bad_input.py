@@ -48,12 +48,18 @@ def rewrite(settings, name, suffix, change):
         ({"train_shot": 3}, "train_shot: there is no such key; the nearest valid one is train_shots"),
         ({"history_size": 0}, "history_size: expected an integer of at least 1, found 0"),
         ({"history_size": 2.5}, "history_size: expected an integer of at least 1, found 2.5"),
-        ({"retrieval_encoder": "tfid"}, "expected llm, tfidf, or the name or folder of a sentence-transformers model; did you mean tfidf?"),
+        (
+            {"retrieval_encoder": "tfid"},
+            "expected llm, tfidf, or the name or folder of a sentence-transformers model; did you mean tfidf?",
+        ),
         ({"retrieval_encoder": "./nothing/here"}, "(this folder does not exist), found './nothing/here'"),
         ({"llm": "."}, "a folder that holds a Hugging Face LLM (there is no config.json in it)"),
         ({"llm": "/no/such/llm"}, "(this folder does not exist), found '/no/such/llm'"),
         ({"prompt_template": "nothing.jinja"}, "the path of a Jinja2 file (no such file)"),
-        ({"prompt_chat": "vicuña"}, "prompt_chat: expected auto, always, never, vicuna, or the path of a Jinja2 file (no such file), found"),
+        (
+            {"prompt_chat": "vicuña"},
+            "prompt_chat: expected auto, always, never, vicuna, or the path of a Jinja2 file (no such file), found",
+        ),
         ({"prompt_item": "{{ item.movie_title "}, "prompt_item: expected Jinja2 text (unexpected end of template"),
         ({"prompt_answers": ["Yes", "Yes"]}, "prompt_answers: expected two different texts"),
         ({"resume_from": "saved/nothing"}, "resume_from: expected the folder of an earlier run"),
@@ -61,7 +67,7 @@ def rewrite(settings, name, suffix, change):
         ({"mini_num_heads": 3}, "mini_hidden_size: expected a multiple of 2 x mini_num_heads (6), found 16"),
         ({"lora_dropout": 1.5}, "lora_dropout: expected a number of at least 0 and at most 0.99, found 1.5"),
     ],
-)  # fmt: skip
+)
 def test_configuration(wrong, message, movies):
     name, tiny = movies
     with pytest.raises(ConfigError, match=re.escape(message)):
@@ -138,7 +144,9 @@ def test_rating_absent_while_the_template_needs_it(movies, tmp_path, forbid):
 
 def test_no_time_field(movies, forbid):
     name, tiny = movies
-    with pytest.raises(ValueError, match=r"TIME_FIELD: expected a float field 'timestamp' in the .inter file, found \['item_id:token'"):
+    with pytest.raises(
+        ValueError, match=r"TIME_FIELD: expected a float field 'timestamp' in the .inter file, found \['item_id:token'"
+    ):
         build(name, tiny, load_col={"inter": ["user_id", "item_id", "rating"]})
 
 
@@ -193,7 +201,9 @@ def test_data_set_of_one_row(tmp_path, forbid):
 
 def test_a_row_that_cannot_fit_is_named(movies, llms, forbid):
     name, tiny = movies
-    with pytest.raises(ValueError, match=r"the prompt of row \d+ \(user \d+, item \d+\) has \d+ tokens without any behaviour, and 40"):
+    with pytest.raises(
+        ValueError, match=r"the prompt of row \d+ \(user \d+, item \d+\) has \d+ tokens without any behaviour, and 40"
+    ):
         build(name, tiny, llm=llms("llama"), max_prompt_tokens=40)
 
 

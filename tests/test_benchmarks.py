@@ -90,7 +90,10 @@ def test_reading_is_measured_where_it_is_recboles_own(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "FOLDER", tmp_path)
     measure.write("reading", {"command": "reading", "machine": measure.machine(), "data set": "synthetic", **found})
     page.write_page("command")
-    assert "| retrieval of 50 rows |" in (tmp_path / "README.md").read_text() and "all values are equal" in (tmp_path / "README.md").read_text()
+    assert (
+        "| retrieval of 50 rows |" in (tmp_path / "README.md").read_text()
+        and "all values are equal" in (tmp_path / "README.md").read_text()
+    )
 
 
 def test_memory_of_a_call_is_what_it_takes():

@@ -65,9 +65,16 @@ def test_law_1_no_leak(order, data, tmp_path_factory, llms):
     # The rating of a row is told by its row_id, so that a prompt says which rows it shows.
     try:
         _, dataset, loaders = build(
-            name, tiny, eval_args=eval_args, min_history=1, prompt_profile="Somebody.", cache_dir=str(root / "cache"),
-            prompt_item="{{ item.movie_title }}", retrieval_sentence="{{ item.movie_title }}", llm=llms("llama"),
-        )  # fmt: skip
+            name,
+            tiny,
+            eval_args=eval_args,
+            min_history=1,
+            prompt_profile="Somebody.",
+            cache_dir=str(root / "cache"),
+            prompt_item="{{ item.movie_title }}",
+            retrieval_sentence="{{ item.movie_title }}",
+            llm=llms("llama"),
+        )
     except ValueError as error:
         assert "training rows of both labels" in str(error)
         return
@@ -139,7 +146,11 @@ def test_law_2_same_rows_for_every_setting(movies, llms):
     """Splits do not depend on the model's keys, and shots nest: settings side by side are scored on the same rows."""
     name, tiny = movies
     seen = []
-    for more in ({"train_shots": 20}, {"train_shots": 40, "train_history": "recent"}, {"eval_history": "recent", "history_size": 2}):
+    for more in (
+        {"train_shots": 20},
+        {"train_shots": 40, "train_history": "recent"},
+        {"eval_history": "recent", "history_size": 2},
+    ):
         _, dataset, loaders = build(name, tiny, llm=llms("llama"), **more)
         seen.append([loader._dataset.inter_feat[ROW_ID].tolist() for loader in loaders])
     (few, valid, test), (more_shots, *rest), (_, *others) = seen
@@ -175,8 +186,10 @@ def test_law_3_through_predict(movies, llms):
     _, _, dataset, _, _, test_data = load_data_and_model(run)
     yes, no = dataset.answer_ids
     rows = table["row_id"].to_numpy()
-    texts = [dataset.prompter.text(r, dataset.rows.item[r], s) for r, s in
-             zip(rows, dataset.prompter.shown(rows, dataset.rows.item[rows], np.ones(len(rows), bool)))]  # fmt: skip
+    texts = [
+        dataset.prompter.text(r, dataset.rows.item[r], s)
+        for r, s in zip(rows, dataset.prompter.shown(rows, dataset.rows.item[rows], np.ones(len(rows), bool)))
+    ]
     with torch.no_grad():
         for text, score in zip(texts, table["score"]):
             ids = torch.tensor([dataset.prompter.tokenizer.whole(text)])
@@ -192,12 +205,22 @@ def test_law_4_subr_equals_brute_force(data):
     n, n_users, n_items = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
     column = lambda low, high: np.array(data.draw(st.lists(st.integers(low, high), min_size=n, max_size=n)))  # noqa: E731
     rows = Rows(
-        column(0, n_users - 1).astype(np.int32), column(0, n_items - 1).astype(np.int32), np.arange(n), None, None,
+        column(0, n_users - 1).astype(np.int32),
+        column(0, n_items - 1).astype(np.int32),
+        np.arange(n),
+        None,
+        None,
         column(NO_SPLIT, TEST).astype(np.int8),
-    )  # fmt: skip
+    )
     # Few values, so that different items tie as well.
-    vectors = np.array(data.draw(st.lists(st.integers(-2, 2), min_size=n_items * 3, max_size=n_items * 3)), np.float32).reshape(-1, 3)
-    k, metric, chunk = data.draw(st.integers(1, 12)), data.draw(st.sampled_from(["dot", "l2", "cosine"])), data.draw(st.integers(1, 50))
+    vectors = np.array(data.draw(st.lists(st.integers(-2, 2), min_size=n_items * 3, max_size=n_items * 3)), np.float32).reshape(
+        -1, 3
+    )
+    k, metric, chunk = (
+        data.draw(st.integers(1, 12)),
+        data.draw(st.sampled_from(["dot", "l2", "cosine"])),
+        data.draw(st.integers(1, 50)),
+    )
     targets = column(0, n_items - 1)
     found, similarities = retrieve(
         vectors, rows.item, Histories(rows, n_users), rows.split, rows.user, np.arange(n), targets, k, metric, chunk
@@ -273,7 +296,14 @@ def test_law_7_printed_metrics_are_scikit_learns(movies):
 
 def test_law_8_all_errors_of_the_configuration_at_once(movies):
     name, tiny = movies
-    wrong = {**tiny, "history_sise": 5, "history_size": 0, "lora_rank": 4, "eval_history": "nearest", "prompt_answers": [True, False]}
+    wrong = {
+        **tiny,
+        "history_sise": 5,
+        "history_size": 0,
+        "lora_rank": 4,
+        "eval_history": "nearest",
+        "prompt_answers": [True, False],
+    }
     with pytest.raises(ConfigError) as error:
         Config(model="ReLLa", dataset="does-not-even-exist", config_dict=wrong)
     message = str(error.value)

@@ -51,8 +51,8 @@ def test_recbole_prints_what_the_saved_predictions_give(model, movies):
     name, tiny = movies
     own = {**tiny, "metrics": ["AUC", "LogLoss", "Accuracy", "UAUC"], "metric_decimal_place": 8}
     if model == "FM":
-        from recbole_rella.experiments.side_by_side import prepare_ground
         from recbole_rella.experiments.plan import make_entries, settings_of
+        from recbole_rella.experiments.side_by_side import prepare_ground
 
         ground = prepare_ground([], name, None, own)
         own = settings_of(*make_entries(["FM"]), ground.base, 1, ground.split_file)

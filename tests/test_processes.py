@@ -52,8 +52,16 @@ def start(launcher, settings, *arguments, **environment):
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-ACCELERATE = ["-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes=2", "--num_machines=1", "--mixed_precision=no",
-              "--dynamo_backend=no", "--main_process_port=0"]  # fmt: skip
+ACCELERATE = [
+    "-m",
+    "accelerate.commands.launch",
+    "--use_fsdp",
+    "--num_processes=2",
+    "--num_machines=1",
+    "--mixed_precision=no",
+    "--dynamo_backend=no",
+    "--main_process_port=0",
+]
 
 
 @pytest.fixture
@@ -188,8 +196,16 @@ def test_recboles_words_for_several_machines(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run.py", "--model=ReLLa"])
     processes.launch(4, world_size=8, offset=4, ip="10.0.0.1", port=29400)
     assert started[0][1:] == [
-        "-m", "torch.distributed.run", "--nproc_per_node=4", "--nnodes=2", "--node_rank=1", "--master_addr=10.0.0.1",
-        "--master_port=29400", "--", "run.py", "--model=ReLLa",
-    ]  # fmt: skip
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=4",
+        "--nnodes=2",
+        "--node_rank=1",
+        "--master_addr=10.0.0.1",
+        "--master_port=29400",
+        "--",
+        "run.py",
+        "--model=ReLLa",
+    ]
     with pytest.raises(processes.ProcessError, match=r"expected multiples of nproc \(4\), found 6 and 0"):
         processes.launch(4, world_size=6)

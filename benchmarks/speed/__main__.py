@@ -1,6 +1,6 @@
 """All benchmarks of speed and memory, one after the other, and their page in results/speed.
 
-    python -m benchmarks.speed [--large]
+python -m benchmarks.speed [--large]
 """
 
 import subprocess

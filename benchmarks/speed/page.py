@@ -43,9 +43,19 @@ def _scoring(record, name):
     ]
     for case in record["cases"].values():
         whole = f" ({case['sharing of a whole batch']:.2f})" if "sharing of a whole batch" in case else ""
-        about = [f"{case['shape']}, {case['kind']}, K={case['K']}", case["rows"], f"{case['tokens a row']:.0f}", f"{case['tokens / computed tokens']:.2f}{whole}"]
+        about = [
+            f"{case['shape']}, {case['kind']}, K={case['K']}",
+            case["rows"],
+            f"{case['tokens a row']:.0f}",
+            f"{case['tokens / computed tokens']:.2f}{whole}",
+        ]
         for candidate, found in case["candidates"].items():
-            speed = f"{found['rows a second']:.1f}", f"{found['times ours']:.2f}", _memory(found), f"{found['largest difference']:.0e}"
+            speed = (
+                f"{found['rows a second']:.1f}",
+                f"{found['times ours']:.2f}",
+                _memory(found),
+                f"{found['largest difference']:.0e}",
+            )
             lines.append(_row(*about, candidate, *speed))
             about = [""] * 4
     reached = ", ".join(f"{name}: {case['of matrix peak']:.0%}" for name, case in record["cases"].items())
@@ -69,7 +79,10 @@ def _training(record, _):
         speed = f"{found['samples a second']:.2f}", f"{found['times ours']:.2f}", _memory(found)
         lines.append(_row(candidate, *speed, f"{found['largest difference of losses']:.0e}"))
     if "seconds of the first compiled step" in record:
-        lines += ["", f"The first compiled step, in which torch.compile works, took {record['seconds of the first compiled step']:.0f} seconds; it is not counted."]
+        lines += [
+            "",
+            f"The first compiled step, in which torch.compile works, took {record['seconds of the first compiled step']:.0f} seconds; it is not counted.",
+        ]
     return [*lines, ""]
 
 

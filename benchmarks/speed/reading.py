@@ -27,7 +27,22 @@ from recbole_rella.quick_start import make_config, no_command_line
 USERS, ITEMS, ROWS = 162_541, 59_047, 25_000_095  # of MovieLens-25M
 COMMAND = "python -m benchmarks.speed.reading"
 _GENRES = ["Action", "Comedy", "Drama", "Horror", "Musical", "War", "Western"]
-_WORDS = ["Day", "Dream", "Fire", "Garden", "House", "King", "Night", "River", "Road", "Sea", "Song", "Stranger", "Summer", "Winter"]
+_WORDS = [
+    "Day",
+    "Dream",
+    "Fire",
+    "Garden",
+    "House",
+    "King",
+    "Night",
+    "River",
+    "Road",
+    "Sea",
+    "Song",
+    "Stranger",
+    "Summer",
+    "Winter",
+]
 
 
 class Stages:
@@ -181,7 +196,10 @@ def main():
         print(f"{name}: {stage['seconds']:.1f} s, {stage['peak_mib']:.0f} MiB resident at most", flush=True)
     print(f"in all {found['seconds']:.1f} s, at most {found['peak_mib']:.0f} MiB resident")
     source = "synthetic" if known.data_set is None else folder.name
-    write("reading-large" if known.large else "reading", {"command": COMMAND + (" --large" if known.large else ""), "machine": machine(), "data set": source, **found})
+    write(
+        "reading-large" if known.large else "reading",
+        {"command": COMMAND + (" --large" if known.large else ""), "machine": machine(), "data set": source, **found},
+    )
 
 
 if __name__ == "__main__":

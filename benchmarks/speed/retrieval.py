@@ -21,17 +21,27 @@ DIMENSION, K = 512, 30  # of the paper
 COMMAND = "python -m benchmarks.speed.retrieval"
 # Length of the histories, items, rows asked, rows asked of one user.
 SMALL = {
-    "history": [(100, 4000, 3000, 30), (300, 4000, 3000, 30), (1000, 4000, 1500, 30), (10_000, 20_000, 300, 30),
-                (100_000, 100_000, 60, 30)],
+    "history": [
+        (100, 4000, 3000, 30),
+        (300, 4000, 3000, 30),
+        (1000, 4000, 1500, 30),
+        (10_000, 20_000, 300, 30),
+        (100_000, 100_000, 60, 30),
+    ],
     "catalogue": [(300, 1000, 3000, 30), (300, 4000, 3000, 30), (300, 20_000, 3000, 30)],
     "rows of a user": [(300, 4000, 1000, 1), (300, 4000, 3000, 30), (300, 4000, 9000, 300)],
-}  # fmt: skip
+}
 LARGE = {
-    "history": [(100, 4000, 12_000, 30), (300, 4000, 12_000, 30), (1000, 4000, 6000, 30), (10_000, 20_000, 900, 30),
-                (100_000, 100_000, 120, 30)],
+    "history": [
+        (100, 4000, 12_000, 30),
+        (300, 4000, 12_000, 30),
+        (1000, 4000, 6000, 30),
+        (10_000, 20_000, 900, 30),
+        (100_000, 100_000, 120, 30),
+    ],
     "catalogue": [(300, 1000, 12_000, 30), (300, 4000, 12_000, 30), (300, 20_000, 12_000, 30), (300, 100_000, 12_000, 30)],
     "rows of a user": [(300, 4000, 3000, 1), (300, 4000, 12_000, 30), (300, 4000, 30_000, 300)],
-}  # fmt: skip
+}
 
 
 def unit_vectors(n, random):
@@ -60,9 +70,13 @@ class Case:
             item = random.integers(items, size=(total, users))
         n = users * total
         self.rows = Rows(
-            np.tile(np.arange(users, dtype=np.int32), total), item.astype(np.int32).ravel(), np.arange(n), None, None,
+            np.tile(np.arange(users, dtype=np.int32), total),
+            item.astype(np.int32).ravel(),
+            np.arange(n),
+            None,
+            None,
             np.full(n, TRAIN, np.int8),
-        )  # fmt: skip
+        )
         self.histories, self.distinct = Histories(self.rows, users), total <= items
         self.asked = np.arange(n - users * each, n)
         self.targets = self.rows.item[self.asked]
@@ -156,9 +170,13 @@ def many_rows(n, asked, users=162_541, items=59_047):
     user = np.minimum(random.pareto(1.2, n) * 1000, users - 1).astype(np.int32)
     rating = random.integers(1, 6, size=n).astype(np.float32)
     rows = Rows(
-        user, random.integers(items, size=n, dtype=np.int32), np.sort(random.integers(10**9, size=n)), rating,
-        (rating > 3).astype(np.int8), np.full(n, TRAIN, np.int8),
-    )  # fmt: skip
+        user,
+        random.integers(items, size=n, dtype=np.int32),
+        np.sort(random.integers(10**9, size=n)),
+        rating,
+        (rating > 3).astype(np.int8),
+        np.full(n, TRAIN, np.int8),
+    )
     vectors = unit_vectors(items, random)
     made = {}
     build = in_turn({"build": lambda: made.update(histories=Histories(rows, users))}, 1)["build"]

@@ -43,7 +43,13 @@ def picture(record, path):
                 points = [(case[swept], case["candidates"][name]["rows a second"]) for case in cases]
                 panel.plot(*zip(*points), marker="o", color=_COLOURS.get(name), label=name)
             label = {"K": "behaviours shown (K)", "rows": "rows scored together"}[swept]
-            panel.set(xscale="log", yscale="log", xlabel=label, ylabel="rows a second", title=f"{shape}, {kind}, {other} = {cases[0][other]}")
+            panel.set(
+                xscale="log",
+                yscale="log",
+                xlabel=label,
+                ylabel="rows a second",
+                title=f"{shape}, {kind}, {other} = {cases[0][other]}",
+            )
             ticks = [case[swept] for case in cases]
             panel.set_xticks(ticks, ticks)
             panel.minorticks_off()

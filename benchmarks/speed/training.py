@@ -124,10 +124,23 @@ def trainer(llm, samples, steps, batch):
     model, _, _ = adapted(llm)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            folder, max_steps=steps, per_device_train_batch_size=MICRO, gradient_accumulation_steps=batch // MICRO, learning_rate=RATE,
-            weight_decay=0.0, lr_scheduler_type="constant", max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to=[],
-            disable_tqdm=True, use_cpu=model.device.type == "cpu", bf16=False, remove_unused_columns=False, optim="adamw_torch",
-        )  # fmt: skip
+            folder,
+            max_steps=steps,
+            per_device_train_batch_size=MICRO,
+            gradient_accumulation_steps=batch // MICRO,
+            learning_rate=RATE,
+            weight_decay=0.0,
+            lr_scheduler_type="constant",
+            max_grad_norm=1.0,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=model.device.type == "cpu",
+            bf16=False,
+            remove_unused_columns=False,
+            optim="adamw_torch",
+        )
         running = _InOrder(model=model, args=arguments, train_dataset=samples, data_collator=collate)
         running.train()
         return [entry["loss"] for entry in running.state.log_history if "loss" in entry]
@@ -171,9 +184,14 @@ def main():
         "seconds of the first compiled step": compiling,
         "candidates": found,
     }
-    print(f"ours {found['ours']['samples a second']:.2f} samples/s; " + ", ".join(
-        f"{name} {r['times ours']:.2f}x, loss {r['largest difference of losses']:.1e}" for name, r in found.items() if name != "ours"
-    ))  # fmt: skip
+    print(
+        f"ours {found['ours']['samples a second']:.2f} samples/s; "
+        + ", ".join(
+            f"{name} {r['times ours']:.2f}x, loss {r['largest difference of losses']:.1e}"
+            for name, r in found.items()
+            if name != "ours"
+        )
+    )
     write("training", record)
 
 

@@ -71,10 +71,17 @@ class Prompts:
         template = Path(folder) / "paper.jinja"
         template.write_text(_TEMPLATE, encoding="utf-8")
         settings = {
-            "mini_epochs": 0, "cache_dir": str(folder), "history_size": history_size,
-            "max_prompt_tokens": 4096, "prompt_template": str(template), "retrieval_encoder": "tfidf", "show_progress": False,
-            "prompt_item": "{{ item.movie_title }} ({{ item.release_year }})", "train_shots": 1024, "eval_history": "retrieved",
-        }  # fmt: skip
+            "mini_epochs": 0,
+            "cache_dir": str(folder),
+            "history_size": history_size,
+            "max_prompt_tokens": 4096,
+            "prompt_template": str(template),
+            "retrieval_encoder": "tfidf",
+            "show_progress": False,
+            "prompt_item": "{{ item.movie_title }} ({{ item.release_year }})",
+            "train_shots": 1024,
+            "eval_history": "retrieved",
+        }
         logging.disable(logging.WARNING)
         with no_command_line():
             config = make_config("ReLLa", "ml-100k", config_dict=settings)
@@ -139,10 +146,19 @@ def make_llm(shape, texts, device, dtype):
     torch.manual_seed(0)
     LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
-            max_position_embeddings=8192, tie_word_embeddings=False, bos_token_id=None, eos_token_id=0, pad_token_id=0, dtype=dtype,
+            vocab_size=VOCABULARY,
+            hidden_size=hidden,
+            intermediate_size=inner,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=8192,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=0,
+            pad_token_id=0,
+            dtype=dtype,
         )
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     _tokenizer(texts[:2000]).save_pretrained(folder)
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
     tokenizer = PromptTokenizer(PreTrainedTokenizerFast.from_pretrained(folder), "never", "", ("Yes", "No"))

@@ -1,9 +1,9 @@
 """RecBole's atomic files, written row by row, and put in their place once all of a data set are complete."""
 
 import csv
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Iterable
 
 from recbole_rella.conversion.source import ConversionError, Source
 from recbole_rella.files import replacing

@@ -1,8 +1,8 @@
 """The converters by name of the data set, and the conversion: ``run_recbole_rella.py --dataset=ml-1m --convert=<folder>``."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 from recbole_rella.conversion.atomic import write_atomic_files
 from recbole_rella.conversion.book_crossing import book_crossing
@@ -74,9 +74,7 @@ def convert(name, source_folder, data_path="dataset/", show_progress=True, repor
     known = {"users": counts.listed_users, "items": counts.listed_items}
     listed = [f"{count} {kind} listed" for kind, count in known.items() if count is not None]
     if counts.unlisted_rows:
-        listed.append(
-            f"{counts.unlisted_rows} rows of users or items that are not listed, which RecBole leaves out when it reads"
-        )
+        listed.append(f"{counts.unlisted_rows} rows of users or items that are not listed, which RecBole leaves out when it reads")
     report(
         f"{name}: {counts.rows} rows of {counts.users} users and {counts.items} items ({'; '.join(listed)}), written to {folder}"
     )

@@ -32,9 +32,12 @@ class Source:
     def __iter__(self):
         """Yields lines (str) without their ends; those that are blank, or no text of this encoding, are counted as broken."""
         bar = tqdm(
-            total=self.path.stat().st_size, unit="B", unit_scale=True, desc=self.path.name,
+            total=self.path.stat().st_size,
+            unit="B",
+            unit_scale=True,
+            desc=self.path.name,
             disable=None if self._show_progress else True,
-        )  # fmt: skip
+        )
         with open(self.path, "rb") as file, bar:
             read = 0
             for self.number, line in enumerate(file, start=1):

@@ -12,8 +12,8 @@ import numpy as np
 from recbole_rella.config import chat_template, template_file
 from recbole_rella.data.history import NO_SPLIT, TRAIN
 from recbole_rella.data.prompter import Prompter, Retriever
-from recbole_rella.data.stored_prompts import store_prompts
 from recbole_rella.data.split import ROW_ID
+from recbole_rella.data.stored_prompts import store_prompts
 from recbole_rella.data.transform import RETRIEVED
 from recbole_rella.files import fingerprint
 from recbole_rella.llm.backbone import Backbone
@@ -60,8 +60,9 @@ def _warn_of_nameless(template, num_items):
             "set; check the fields in prompt_item against the .item file."
         )
     if nameless:
-        logger.warning("%d of %d items have no name in prompt_item's fields, and are shown by their id.",
-                       len(nameless), num_items - 1)  # fmt: skip
+        logger.warning(
+            "%d of %d items have no name in prompt_item's fields, and are shown by their id.", len(nameless), num_items - 1
+        )
 
 
 def _search(dataset, vectors, k, metric="cosine"):

@@ -37,9 +37,17 @@ class Retriever:
         """The k closest behaviours of each row to a target, int32 [n, k], and their similarities; see `retrieve`."""
         columns = self._rows
         return retrieve(
-            self.vectors, columns.item, self._histories, columns.split, columns.user, rows, targets,
-            self._k, self._metric, self._chunk_size,
-        )  # fmt: skip
+            self.vectors,
+            columns.item,
+            self._histories,
+            columns.split,
+            columns.user,
+            rows,
+            targets,
+            self._k,
+            self._metric,
+            self._chunk_size,
+        )
 
     def prepare(self, rows, folder):
         """Retrieve for rows and their own targets once, before they are asked for one batch at a time.

@@ -20,9 +20,17 @@ from recbole_rella.data.split import ROW_ID, Split, SplitError, rows_identity
 
 # RecBole's and our settings that say which rows there are and which of them are used.
 _ROWS_CHOSEN_BY = (
-    "rm_dup_inter", "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval",
-    "benchmark_filename", "load_col", "unload_col", "eval_args", *ROWS_CHOSEN_BY,
-)  # fmt: skip
+    "rm_dup_inter",
+    "val_interval",
+    "filter_inter_by_user_or_item",
+    "user_inter_num_interval",
+    "item_inter_num_interval",
+    "benchmark_filename",
+    "load_col",
+    "unload_col",
+    "eval_args",
+    *ROWS_CHOSEN_BY,
+)
 
 
 class _Columns(Interaction):

@@ -8,7 +8,6 @@ import pandas as pd
 
 from recbole_rella.files import fingerprint, replacing
 
-
 ROW_ID = "row_id"
 
 

@@ -27,7 +27,9 @@ def _trial(params, fixed=None):
     gpus = ",".join(map(str, ray.get_gpu_ids()))
     with no_command_line():
         result = objective_function(
-            {**params, "gpu_id": gpus}, [fixed], callback=lambda epoch, score: session.report({SCORE: score, "done_by_itself": False})
+            {**params, "gpu_id": gpus},
+            [fixed],
+            callback=lambda epoch, score: session.report({SCORE: score, "done_by_itself": False}),
         )
     plain = {
         name: {metric: float(value) for metric, value in (result[name] or {}).items()}

@@ -46,9 +46,14 @@ def paired_bootstrap(labels, scores, resamples=2000, seed=0):
         return means if len(drawn) > 1 else means[:, 0]
 
     result = bootstrap(
-        (np.arange(len(labels)),), statistic, n_resamples=resamples, batch=100, vectorized=True, method="percentile",
+        (np.arange(len(labels)),),
+        statistic,
+        n_resamples=resamples,
+        batch=100,
+        vectorized=True,
+        method="percentile",
         random_state=np.random.default_rng(seed),
-    )  # fmt: skip
+    )
     distribution = result.bootstrap_distribution
     differences = distribution[:, None] - distribution[None]
     smaller, larger = ((1 + side.sum(axis=-1)) / (resamples + 1) for side in (differences <= 0, differences >= 0))

@@ -79,9 +79,7 @@ def _picture(curves, key, heterogeneity, path):
     save_figure(figure, path)
 
 
-def run_sweep(
-    sweep, models, dataset=None, config_file_list=None, config_dict=None, seeds=None, output_folder=None, report=print
-):
+def run_sweep(sweep, models, dataset=None, config_file_list=None, config_dict=None, seeds=None, output_folder=None, report=print):
     """Run models over the values of a key, on the same rows.
 
     ReLLa is run twice, with retrieved and with recent behaviours, unless the settings choose one. Models to which the key
@@ -108,9 +106,7 @@ def run_sweep(
     for entry in with_both_histories(entries, {**ground.base.given_config_dict, key: None}):
         for value in values:
             own = _with(entry, key, value)
-            runs += [
-                Run(own, seed, value, settings_of(own, ground.base, seed, ground.split_file.resolve())) for seed in seeds
-            ]
+            runs += [Run(own, seed, value, settings_of(own, ground.base, seed, ground.split_file.resolve())) for seed in seeds]
     outcomes = run_all(ground, runs, report)
     curves, heterogeneity = _curves(key, runs, outcomes)
     folder = Path(output_folder).expanduser() if output_folder else ground.folder

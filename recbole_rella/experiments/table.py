@@ -123,8 +123,10 @@ def readable(table):
             best = table[column].idxmax() if larger else table[column].idxmin()
             cells.loc[best, column] = f"**{cells.loc[best, column]}**"
     best = table["test AUC"].idxmax() if table["test AUC"].notna().any() else None
-    chance = ["-" if pd.isna(p) else "best" if place == best else "< 0.001" if p < 0.001 else f"{p:.3f}"
-              for place, p in enumerate(table.get("p", [float("nan")] * len(table)))]  # fmt: skip
+    chance = [
+        "-" if pd.isna(p) else "best" if place == best else "< 0.001" if p < 0.001 else f"{p:.3f}"
+        for place, p in enumerate(table.get("p", [float("nan")] * len(table)))
+    ]
     cells.insert(0, "model", table["model"])
     return cells.assign(p=chance, note=table["note"])
 

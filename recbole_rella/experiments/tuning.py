@@ -93,9 +93,19 @@ def _search_class():
 
 
 def tune(
-    params_file, model="ReLLa", dataset=None, config_file_list=None, config_dict=None, tool="Hyperopt", algo="exhaustive",
-    max_evals=100, early_stop=10, output_file="hyper.result", display_file=None, concurrency=None,
-):  # fmt: skip
+    params_file,
+    model="ReLLa",
+    dataset=None,
+    config_file_list=None,
+    config_dict=None,
+    tool="Hyperopt",
+    algo="exhaustive",
+    max_evals=100,
+    early_stop=10,
+    output_file="hyper.result",
+    display_file=None,
+    concurrency=None,
+):
     """Search the settings with the best validation score.
 
     Args:
@@ -145,9 +155,14 @@ def tune(
     _write_yaml(fixed, settings)
 
     search = _search_class()(
-        objective_function, params_file=str(params_file), fixed_config_file_list=[str(fixed)], algo=algo,
-        max_evals=max_evals, early_stop=early_stop, display_file=display_file and str(Path(display_file).resolve()),
-    )  # fmt: skip
+        objective_function,
+        params_file=str(params_file),
+        fixed_config_file_list=[str(fixed)],
+        algo=algo,
+        max_evals=max_evals,
+        early_stop=early_stop,
+        display_file=display_file and str(Path(display_file).resolve()),
+    )
     with no_command_line():  # RecBole's Config reads it, and the fixed settings hold all of it
         if tool == "Ray":
             ray_search(search, space, str(fixed), base, algo, max_evals, concurrency)

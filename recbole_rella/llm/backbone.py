@@ -129,8 +129,11 @@ def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=Fa
     names = [name for name, _ in model.named_modules()]
     missing = [t for t in target_modules if not any(name == t or name.endswith("." + t) for name in names)]
     if missing:
-        linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if getattr(m, "weight", None) is not None
-                  and m.weight.dim() == 2 and not isinstance(m, torch.nn.Embedding)}  # fmt: skip
+        linear = {
+            n.rsplit(".", 1)[-1]
+            for n, m in model.named_modules()
+            if getattr(m, "weight", None) is not None and m.weight.dim() == 2 and not isinstance(m, torch.nn.Embedding)
+        }
         raise LLMError(
             f"lora_target_modules: expected modules of {type(model).__name__}, found {missing}, which it does not have. "
             f"Its linear layers are {sorted(linear)}."

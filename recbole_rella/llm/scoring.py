@@ -107,7 +107,11 @@ def _behind_last_attention(llm):
     if not isinstance(layers, torch.nn.ModuleList):
         return []
     output, mlp = getattr(getattr(layers[-1], "self_attn", None), "o_proj", None), getattr(layers[-1], "mlp", None)
-    return [module for module in (output, mlp) if isinstance(module, torch.nn.Linear | LoraLayer) or type(module).__name__.endswith("MLP")]
+    return [
+        module
+        for module in (output, mlp)
+        if isinstance(module, torch.nn.Linear | LoraLayer) or type(module).__name__.endswith("MLP")
+    ]
 
 
 @contextmanager

@@ -89,9 +89,12 @@ def _pieces_in_place(tree, query, key, value, scaling, ends_alone):
         for rows, before, count in asked:
             path = slice(0, before + count)
             out[:, rows] = F.scaled_dot_product_attention(
-                query[:, :, rows], keys[:, :, :, path].flatten(1, 2), values[:, :, :, path].flatten(1, 2),
-                scale=scaling, **_causal(before, count, query.device),
-            ).transpose(1, 2)  # fmt: skip
+                query[:, :, rows],
+                keys[:, :, :, path].flatten(1, 2),
+                values[:, :, :, path].flatten(1, 2),
+                scale=scaling,
+                **_causal(before, count, query.device),
+            ).transpose(1, 2)
     return out
 
 
@@ -263,8 +266,9 @@ def _agrees(llm, way):
         logger.warning(
             "%s does not run with FlexAttention here (%s). Its trees of prompts get a mask of all pairs of tokens, if it takes one: the "
             "scores are the same, but attention costs more. Smaller eval_micro_tokens and train_micro_tokens lower that cost.",
-            type(llm).__name__, reason.split("\n")[0],
-        )  # fmt: skip
+            type(llm).__name__,
+            reason.split("\n")[0],
+        )
     return False
 
 

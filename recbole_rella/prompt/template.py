@@ -105,9 +105,7 @@ class PromptTemplate:
     """
 
     def __init__(self, layout, profile, item, rating, question, system, noun, verb, answers, user_fields, item_fields):
-        environment = jinja2.Environment(
-            undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-        )
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
         environment.filters["fields"] = _fields
         self._environment = environment
         self._user_fields, self._item_fields = user_fields, item_fields

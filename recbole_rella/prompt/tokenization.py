@@ -99,9 +99,7 @@ class PromptTokenizer:
 
         def render(messages):
             # enable_thinking: templates without it ignore it; those with it would else answer with a thought.
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
 
         try:
             text = render([{"role": "system", "content": system}, {"role": "user", "content": _MARK}])

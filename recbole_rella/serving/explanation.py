@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -168,7 +168,7 @@ def _behaviours(scorer, prompter, target, shown, moved):
 def _date(time):
     """A day where the time can be seconds since 1970, else the number."""
     if 10**8 <= time < 10**11:
-        return datetime.fromtimestamp(time, tz=timezone.utc).strftime("%Y-%m-%d")
+        return datetime.fromtimestamp(time, tz=UTC).strftime("%Y-%m-%d")
     return str(time)
 
 

@@ -138,10 +138,16 @@ def test_book_crossing(tmp_path):
 @pytest.mark.parametrize(
     ("location", "expected"),
     [
-        ("stockton, california, usa", "usa"), ("n/a, n/a, ", ""), ("lisbon, n/a, n/a", ""), ("somewhere", ""), ("", ""),
-        ("x, y, U.S.A.", "u.s.a"), ('a, b, "spain"', "spain"), ("rome,, italy ", "italy"),
+        ("stockton, california, usa", "usa"),
+        ("n/a, n/a, ", ""),
+        ("lisbon, n/a, n/a", ""),
+        ("somewhere", ""),
+        ("", ""),
+        ("x, y, U.S.A.", "u.s.a"),
+        ('a, b, "spain"', "spain"),
+        ("rome,, italy ", "italy"),
     ],
-)  # fmt: skip
+)
 def test_the_country_of_a_location(location, expected):
     assert country(location) == expected
 
@@ -181,7 +187,9 @@ def test_files_of_something_else_are_refused(tmp_path):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(ConversionError, match="expected a dataset with a converter, one of ml-1m, ml-25m, book-crossing; found 'ml-9m'"):
+    with pytest.raises(
+        ConversionError, match="expected a dataset with a converter, one of ml-1m, ml-25m, book-crossing; found 'ml-9m'"
+    ):
         convert("ml-9m", tmp_path)
     folder = ORIGINALS["ml-1m"](tmp_path / "original")
     (folder / "users.dat").unlink()

@@ -10,7 +10,11 @@ from recbole_rella.quick_start import load_data, make_config
 
 # What makes a run small, and says nothing about the data.
 SMALL = {
-    **{key: value for key, value in TINY.items() if not key.startswith(("prompt_", "retrieval_", "history_")) and key != "threshold"},
+    **{
+        key: value
+        for key, value in TINY.items()
+        if not key.startswith(("prompt_", "retrieval_", "history_")) and key != "threshold"
+    },
     "retrieval_encoder": "tfidf",
     "mini_epochs": 0,
     "expected_counts": {},
@@ -59,7 +63,10 @@ def test_ml_1m(tmp_path):
     lines = prompt(dataset, "1", "40")
     assert lines[2].startswith("Not shown: a few more, ") and lines[3].startswith("Story 10 (1970) (drama): ")
     assert lines[-1] == "Story 40 (2000) (drama):" and len(lines) == 34
-    assert prompt(dataset, "6", next(iter(items_of(dataset, "6", 7))))[0] == "This person is female, 56 years old or older, a doctor or in health care."
+    assert (
+        prompt(dataset, "6", next(iter(items_of(dataset, "6", 7))))[0]
+        == "This person is female, 56 years old or older, a doctor or in health care."
+    )
     assert prompt(dataset, "21", next(iter(items_of(dataset, "21", 7))))[0] == (
         "This person is male, under 18 years old, in another or no stated occupation."
     )
@@ -98,11 +105,18 @@ def test_ml_25m(tmp_path):
     dataset = load("ml-25m", tmp_path, train_pool=60, eval_rows=10)
     ratings = (tmp_path / "original" / "ratings.csv").read_text().splitlines()[1:12]
     names = [
-        "Toy Story (1995) (animation)", "Misérables, Les (1995) (drama)",
-        "Shanghai Triad (a, Yao yao yao dao waipo qiao) (1995) (sci-fi)", "No Year Here (film-noir)", "Empty Genres (2000)",
-        '"Quoted" Title (1999) (comedy)', '"Open Quote (1998) (war)', "Spaces Inside (1997) (children)",
-        "Fawlty Towers (1975) (comedy)", "Still On (2009)", "Café, Le (1990)",
-    ]  # fmt: skip
+        "Toy Story (1995) (animation)",
+        "Misérables, Les (1995) (drama)",
+        "Shanghai Triad (a, Yao yao yao dao waipo qiao) (1995) (sci-fi)",
+        "No Year Here (film-noir)",
+        "Empty Genres (2000)",
+        '"Quoted" Title (1999) (comedy)',
+        '"Open Quote (1998) (war)',
+        "Spaces Inside (1997) (children)",
+        "Fawlty Towers (1975) (comedy)",
+        "Still On (2009)",
+        "Café, Le (1990)",
+    ]
     behaviours = [f"{name}: {stars(float(line.split(',')[2]))}" for name, line in zip(names, ratings)]
     assert behaviours[0] == "Toy Story (1995) (animation): No, 3.5 stars"
     question = "Does this person like the last movie of the list? Yes means at least 4 of 5 stars, No means fewer."
@@ -167,7 +181,9 @@ def test_recboles_own_book_crossing(tmp_path):
     lines = ["\t".join([user, places.get(place, place or "n/a, n/a, n/a"), age]) for user, place, age in lines]
     users.write_text("\n".join(["user_id:token\tlocation:token_seq\tage:float", *lines]) + "\n")
     text = items.read_text().replace("Šimek\t\t", "Šimek\t0\t").replace("publication_year:token", "publication_year:float")
-    items.write_text(text.replace("book_author:token\t", "book_author:token_seq\t").replace("publisher:token\n", "publisher:token_seq\n"))
+    items.write_text(
+        text.replace("book_author:token\t", "book_author:token_seq\t").replace("publisher:token\n", "publisher:token_seq\n")
+    )
     theirs, _ = load_data(make_config("ReLLa", "book-crossing", config_dict={**SMALL, "data_path": str(tmp_path / "data")}))
     assert theirs.field2type["age"].value == "float"
     for user in ("1", "2", "3", "4", "6", "12"):

@@ -105,7 +105,13 @@ COUNTS = {"users": 24, "items": 40, "listed_users": 24, "listed_items": 40}
 def test_counts_as_published(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     dataset, parts, pairs = built("ml-1m", tmp_path)
-    sizes = {"rows": len(pairs), "split_rows": sum(map(len, parts)), "train": len(parts[0]), "valid": len(parts[1]), "test": len(parts[2])}
+    sizes = {
+        "rows": len(pairs),
+        "split_rows": sum(map(len, parts)),
+        "train": len(parts[0]),
+        "valid": len(parts[1]),
+        "test": len(parts[2]),
+    }
     # Parts that others rounded in another way are no other parts.
     rounded = {**sizes, "train": sizes["train"] - 2, "test": sizes["test"] + 2}
     built("ml-1m", tmp_path, expected_counts={**COUNTS, **rounded}, train_shots=7)
@@ -139,5 +145,7 @@ def test_counts_that_a_run_cannot_know_are_left_out(tmp_path, caplog):
 
 
 def test_expected_counts_names_counts():
-    with pytest.raises(ConfigError, match="expected_counts: expected a dictionary {name: integer} with names among users, items, rows"):
+    with pytest.raises(
+        ConfigError, match="expected_counts: expected a dictionary {name: integer} with names among users, items, rows"
+    ):
         make_config("ReLLa", "ml-100k", config_dict={"expected_counts": {"readers": 4}})

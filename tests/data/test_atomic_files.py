@@ -43,7 +43,14 @@ def test_a_folder_without_users_items_and_yaml(tmp_path):
 
 def test_the_folder_on_the_command_line(tmp_path, monkeypatch):
     write_atomic_files(tmp_path / "data", "plain", plain_rows())
-    arguments = ["--model=FM", "--dataset=data/plain", "--load_col=None", "--threshold={'rating': 4}", "--epochs=1", "--show_progress=False"]
+    arguments = [
+        "--model=FM",
+        "--dataset=data/plain",
+        "--load_col=None",
+        "--threshold={'rating': 4}",
+        "--epochs=1",
+        "--show_progress=False",
+    ]
     monkeypatch.setattr(sys, "argv", ["run", *arguments, "--metrics=['AUC']", "--valid_metric=AUC"])
     assert 0 <= command_line.main(arguments)["test_result"]["auc"] <= 1
     # Side by side, whose runs are given the name and where it lies.
@@ -61,7 +68,10 @@ def test_files_named_otherwise_than_their_folder(tmp_path):
 
 
 def test_paths_without_atomic_files(tmp_path):
-    with pytest.raises(ConfigError, match=r"dataset: expected the name of a data set in data_path, or a folder of RecBole's atomic files \(<name>.inter.*found './no/where': no such folder"):
+    with pytest.raises(
+        ConfigError,
+        match=r"dataset: expected the name of a data set in data_path, or a folder of RecBole's atomic files \(<name>.inter.*found './no/where': no such folder",
+    ):
         make_config("ReLLa", "./no/where", config_dict=GENERIC)
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "ratings.csv").write_text("")

@@ -55,9 +55,16 @@ def test_ids_that_are_no_numbers_sort_as_text(tmp_path, llms):
     rows = [{"user_id": u, "item_id": i, "rating": 1 + (u < "c") * 4, "timestamp": 5} for u in "cab" for i in ("z", "x", "y")]
     name, tiny = write_atomic_files(tmp_path, "words", rows)
     dataset, _ = build(
-        name, tiny, llm=llms("llama"), prompt_profile="", prompt_item="{{ item.item_id }}", retrieval_sentence="{{ item.item_id }}",
-        eval_args={"split": {"RS": [8, 1, 1]}, "order": "RO", "group_by": None, "mode": "labeled"}, min_history=0, seed=3,
-    )  # fmt: skip
+        name,
+        tiny,
+        llm=llms("llama"),
+        prompt_profile="",
+        prompt_item="{{ item.item_id }}",
+        retrieval_sentence="{{ item.item_id }}",
+        eval_args={"split": {"RS": [8, 1, 1]}, "order": "RO", "group_by": None, "mode": "labeled"},
+        min_history=0,
+        seed=3,
+    )
     assert dataset.id2token("user_id", dataset.rows.user).tolist() == list("aaabbbccc")
     assert dataset.id2token("item_id", dataset.rows.item).tolist() == list("xyz") * 3
 
@@ -113,7 +120,13 @@ def odd(tmp_path, case):
         row |= {"label": liked} if case == "no rating" else {"rating": 1 + 4 * liked}
         rows.append(row)
     features = case != "no features"
-    return write_atomic_files(tmp_path, "odd", rows, [{"user_id": str(u), "age": "3"} for u in range(users)] if features else None, items if features else None)
+    return write_atomic_files(
+        tmp_path,
+        "odd",
+        rows,
+        [{"user_id": str(u), "age": "3"} for u in range(users)] if features else None,
+        items if features else None,
+    )
 
 
 @pytest.mark.parametrize("case", ["no rating", "no features", "missing titles", "repeated items", "one user"])
@@ -140,9 +153,13 @@ def test_ranking_metrics_over_sampled_and_full_candidates(movies):
     """Candidates that RecBole draws get prompts of their own, over the history of the row they stand in for."""
     name, tiny = movies
     rank = {
-        **tiny, "metrics": ["Recall", "NDCG"], "topk": [5], "valid_metric": "NDCG@5", "min_history": 5,
+        **tiny,
+        "metrics": ["Recall", "NDCG"],
+        "topk": [5],
+        "valid_metric": "NDCG@5",
+        "min_history": 5,
         "prompt_question": "Will they like it?",
-    }  # fmt: skip
+    }
     for mode in ("uni9", "full"):
         rank["eval_args"] = {"split": {"RS": [8, 1, 1]}, "order": "TO", "group_by": "user", "mode": mode}
         result = run_recbole_rella("ReLLa", name, config_dict=rank)
@@ -154,10 +171,13 @@ def test_training_with_sampled_negatives(movies, llms):
     name, tiny = movies
     settings = {key: value for key, value in tiny.items() if key != "threshold"}
     settings |= {
-        "llm": llms("llama"), "metrics": ["NDCG"], "topk": [5], "valid_metric": "NDCG@5",
+        "llm": llms("llama"),
+        "metrics": ["NDCG"],
+        "topk": [5],
+        "valid_metric": "NDCG@5",
         "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1},
         "eval_args": {"split": {"RS": [8, 1, 1]}, "order": "TO", "group_by": "user", "mode": "uni9"},
-    }  # fmt: skip
+    }
     settings["min_history"] = 15
     dataset, (train_data, *_) = build(name, settings)
     batch = next(iter(train_data))
@@ -179,7 +199,9 @@ def test_candidates_are_scored_with_their_own_prompts(movies, llms):
     other = Interaction(dict(batch.interaction))
     other["item_id"] = torch.roll(batch["item_id"], 1)
     stale = model.predict(other)
-    fresh = model.predict(Interaction({key: batch[key] if key != "item_id" else other["item_id"] for key in ("item_id", ROW_ID, RETRIEVED)}))
+    fresh = model.predict(
+        Interaction({key: batch[key] if key != "item_id" else other["item_id"] for key in ("item_id", ROW_ID, RETRIEVED)})
+    )
     torch.testing.assert_close(stale, fresh)
     assert not torch.allclose(stale, own)
 

@@ -25,8 +25,12 @@ def test_histories_equal_a_plain_loop(drawn):
 def test_the_state_is_26_bytes_a_row():
     n = 1000
     rows = Rows(
-        np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int64), np.zeros(n, np.float32), np.zeros(n, np.int8),
+        np.zeros(n, np.int32),
+        np.zeros(n, np.int32),
+        np.zeros(n, np.int64),
+        np.zeros(n, np.float32),
         np.zeros(n, np.int8),
-    )  # fmt: skip
+        np.zeros(n, np.int8),
+    )
     state = sum(c.nbytes for c in vars(rows).values()) + Histories(rows, 1).rows.nbytes
     assert state == 26 * n

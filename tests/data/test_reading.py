@@ -48,7 +48,7 @@ FILES = {
     "a mark at the beginning": ("\ufeff" + HEAD + "1\t2\t3\n", False),
     "several characters between": (HEAD.replace("\t", "::") + "1::2::3\n4::5::6\n", False),
     "another character between": (HEAD.replace("\t", "|") + "1|2|3\n4|a\tb|6\n", True),
-}  # fmt: skip
+}
 
 
 def outcome(read, *arguments, **options):
@@ -65,12 +65,17 @@ def test_every_file_is_read_as_recbole_reads_it(name, monkeypatch):
     delimiter = next((d for d in ("::", "|") if d in text.split("\n")[0]), "\t")
     fields = [f for f in text.split("\n")[0].strip("\r").split(delimiter) if f != "x:token"]
     options = {
-        "delimiter": delimiter, "usecols": fields, "encoding": "utf-8", "engine": "python",
+        "delimiter": delimiter,
+        "usecols": fields,
+        "encoding": "utf-8",
+        "engine": "python",
         "dtype": {f: np.float64 if f.endswith("float") else str for f in fields},
-    }  # fmt: skip
+    }
     expected = outcome(pd.read_csv, "x.inter", **options)
     engines, read_csv = [], pd.read_csv
-    monkeypatch.setattr(pd, "read_csv", lambda *a, **o: engines.append(o["engine"] if "nrows" not in o else None) or read_csv(*a, **o))
+    monkeypatch.setattr(
+        pd, "read_csv", lambda *a, **o: engines.append(o["engine"] if "nrows" not in o else None) or read_csv(*a, **o)
+    )
     found = outcome(reading._PandasThatReadsFast().read_csv, "x.inter", **options)
     if isinstance(expected, str):
         assert found == expected
@@ -114,10 +119,21 @@ def test_only_our_data_sets_read_otherwise():
 
 @pytest.mark.parametrize(
     "index",
-    [range(2, 7), range(0, 0), slice(1, None, 3), 4, [3, 1, 3], np.array([5, 0, 5]), np.arange(10)[::-2], np.arange(10) % 3 == 0,
-     torch.tensor([9, 2]), torch.arange(10) > 6, np.array([], dtype=np.int64)],
+    [
+        range(2, 7),
+        range(0, 0),
+        slice(1, None, 3),
+        4,
+        [3, 1, 3],
+        np.array([5, 0, 5]),
+        np.arange(10)[::-2],
+        np.arange(10) % 3 == 0,
+        torch.tensor([9, 2]),
+        torch.arange(10) > 6,
+        np.array([], dtype=np.int64),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_parts_of_columns_are_those_of_an_interaction(index):
     columns = {"a": torch.arange(10), "b": torch.randn(10, 2)}
     expected, found = Interaction(columns)[index], _Columns(columns)[index]

@@ -69,7 +69,7 @@ def test_sequential_models_get_the_full_past(longest, movies):
     for loader in loaders:
         inter = loader._dataset.inter_feat
         for row, items, length in zip(inter[ROW_ID].numpy(), inter["item_id_list"].numpy(), inter["item_length"].numpy()):
-            past = np.flatnonzero((rows.user[:row] == rows.user[row]))[-longest:]
+            past = np.flatnonzero(rows.user[:row] == rows.user[row])[-longest:]
             assert items[:length].tolist() == rows.item[past].tolist() and not items[length:].any()
             seen += 1
     assert seen == sum(len(loader._dataset) for loader in loaders) > 100
@@ -230,7 +230,9 @@ def test_targets_per_user(targets, movies):
 def test_without_times_rows_stand_in_a_random_order(movies):
     name, tiny = movies
     rewrite_inter(tiny, name, lambda columns: columns[:3])
-    with pytest.raises(ValueError, match="TIME_FIELD: expected a float field 'timestamp'.* For a data set without times give history_shuffle_seed"):
+    with pytest.raises(
+        ValueError, match="TIME_FIELD: expected a float field 'timestamp'.* For a data set without times give history_shuffle_seed"
+    ):
         make_split(name, tiny)
     _, dataset = make_split(name, tiny, history_shuffle_seed=3)
     np.testing.assert_array_equal(dataset.rows.time, np.arange(len(dataset.rows)))
@@ -282,13 +284,16 @@ def test_rella_on_a_split_with_drawn_rows_equals_rella_on_its_own(movies):
 
 
 def test_the_embedded_llm_reads_the_pool_alone(movies, monkeypatch):
-    from recbole_rella.data import preparation
     from recbole.data import create_dataset
+
+    from recbole_rella.data import preparation
 
     name, tiny = movies
     seen = []
     real = preparation._pretrained_mini
-    monkeypatch.setattr(preparation, "_pretrained_mini", lambda dataset, rows, *rest: seen.append(rows) or real(dataset, rows, *rest))
+    monkeypatch.setattr(
+        preparation, "_pretrained_mini", lambda dataset, rows, *rest: seen.append(rows) or real(dataset, rows, *rest)
+    )
     for more in ({}, {"train_pool": 50}):
         config = make_config("ReLLa", name, config_dict={**tiny, "train_shots": 10, **more})
         data_preparation(config, create_dataset(config))

@@ -20,13 +20,22 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
 SCRIPT = ".venv/bin/python run_recbole_rella.py"
 # Those with a launcher of several processes are run without it: tests/test_processes.py has the launchers.
 CALL = re.compile(r"\.venv/bin/(?:python|(?:torchrun|accelerate launch) .*?) ?run_recbole_rella\.py (.*)")
-CALLS = [CALL.search(line).group(1).strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if CALL.search(line)]
+CALLS = [
+    CALL.search(line).group(1).strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if CALL.search(line)
+]
 COMMANDS = list(dict.fromkeys(CALLS))
 SMALL = [
-    "--mini_hidden_size=16", "--mini_num_layers=1", "--mini_num_heads=2", "--mini_epochs=0", "--mini_vocab_size=400",
-    "--train_shots=16", "--epochs=1", "--show_progress=False", "--retrieval_pca_dim=16",
+    "--mini_hidden_size=16",
+    "--mini_num_layers=1",
+    "--mini_num_heads=2",
+    "--mini_epochs=0",
+    "--mini_vocab_size=400",
+    "--train_shots=16",
+    "--epochs=1",
+    "--show_progress=False",
+    "--retrieval_pca_dim=16",
     "--eval_args={'split': {'RS': [0.998, 0.001, 0.001]}, 'order': 'TO', 'group_by': None, 'mode': 'labeled'}",
-]  # fmt: skip
+]
 
 
 # What would take minutes even on little data: fewer models, values and trials, through the same code.
@@ -61,7 +70,9 @@ def run(monkeypatch, capfd, caplog, in_this_process):
         for text, less in FEWER.items():
             arguments = arguments.replace(text, less)
         arguments = [*shlex.split(arguments), *(SMALL if small else ())]
-        monkeypatch.setattr(sys, "argv", ["run_recbole_rella.py", *(a.replace("properties/", f"{ROOT}/properties/") for a in arguments)])
+        monkeypatch.setattr(
+            sys, "argv", ["run_recbole_rella.py", *(a.replace("properties/", f"{ROOT}/properties/") for a in arguments)]
+        )
         caplog.clear()
         capfd.readouterr()
         code = 0
@@ -144,14 +155,21 @@ def test_commands_of_a_data_set(name, llms, run):
     assert done.returncode == 0 and re.search(rf"^{name}: \d+ rows of 2[45] users and 4[02] items", done.stdout, re.M), done.stdout
     assert Path(f"dataset/{name}/{name}.inter").is_file()
     # Parts of some rows in data of a few.
-    args = {"split": {"RS": [0.4, 0.3, 0.3]}, "order": "RO" if name == "book-crossing" else "TO", "group_by": None, "mode": "labeled"}
+    args = {
+        "split": {"RS": [0.4, 0.3, 0.3]},
+        "order": "RO" if name == "book-crossing" else "TO",
+        "group_by": None,
+        "mode": "labeled",
+    }
     done = run(f'{without_hub(command, llms)} --eval_args="{args}" --epochs=1 --train_shots=16 --show_progress=False', small=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"test result.*'auc'", done.stderr), done.stderr[-3000:]
     assert "expected_counts: expected " in done.stderr and "Your own eval_args may be why." in done.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "resume_from" not in c and c not in FINISHED + SIDE_BY_SIDE + TUNING + DATA_SETS])
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if "resume_from" not in c and c not in FINISHED + SIDE_BY_SIDE + TUNING + DATA_SETS]
+)
 def test_command(command, llms, run):
     done = run(without_hub(command, llms))
     assert done.returncode == 0, done.stderr[-3000:]

@@ -51,7 +51,7 @@ MACHINES = {
     "three machines": ([(4, 0), (8, 1), (8, 2)], None, True, 3, {"cpu": 4, "gpu": 1}),
     "one trial, three machines": ([(4, 0), (8, 0), (8, 0)], 1, True, 1, {"cpu": 4, "gpu": 0}),
     "more trials than CPUs": ([(2, 0)], 5, True, 5, {"cpu": 1, "gpu": 0}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", MACHINES)
@@ -60,7 +60,9 @@ def test_no_trial_asks_for_more_than_a_machine_has(case, monkeypatch):
     compat.ray_environment()
     import ray
 
-    nodes = [{"Alive": True, "Resources": {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}} for cpus, gpus in machines]
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}} for cpus, gpus in machines
+    ]
     gone = [{"Alive": False, "Resources": {}}, {"Alive": True, "Resources": {"memory": 1.0}}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes + gone)
     assert _shares(asked, with_gpus) == (concurrency, share)

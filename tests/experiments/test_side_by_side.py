@@ -50,11 +50,19 @@ def test_a_data_set_without_times_and_with_drawn_rows(tmp_path, in_this_process)
     convert("book-crossing", ORIGINALS["book-crossing"](tmp_path / "original"), tmp_path / "data", report=lambda _: None)
     keep = ("mini_", "train_batch", "show_", "gpu", "use_gpu", "epochs")
     own = {key: value for key, value in TINY.items() if key.startswith(keep)}
-    own |= {"data_path": str(tmp_path / "data"), "checkpoint_dir": "runs", "retrieval_encoder": "tfidf", "history_size": 4, "mini_epochs": 0}
+    own |= {
+        "data_path": str(tmp_path / "data"),
+        "checkpoint_dir": "runs",
+        "retrieval_encoder": "tfidf",
+        "history_size": 4,
+        "mini_epochs": 0,
+    }
     own |= {"targets_per_user": 6, "train_pool": 40, "eval_rows": 20, "train_shots": 12, "expected_counts": {}}
     own["eval_args"] = {"split": {"RS": [0.5, 0.25, 0.25]}, "order": "RO", "group_by": None, "mode": "labeled"}
     lines = []
-    _, _, folder = run_side_by_side(["ReLLa", "FM", "DIN"], str(tmp_path / "data" / "book-crossing"), None, own, report=lines.append)
+    _, _, folder = run_side_by_side(
+        ["ReLLa", "FM", "DIN"], str(tmp_path / "data" / "book-crossing"), None, own, report=lines.append
+    )
     assert "40 training, 20 validation and 20 test rows, the same for every model" in lines[0]
     assert sum(": done, " in line for line in lines) == 3, lines
     pool = Split.load(folder / "split.npz").train
@@ -92,7 +100,14 @@ def test_side_by_side(movies, plugin, in_this_process):
         assert row["trainable"] > 0 and row["ms a row"] > 0 and row["seconds to train"] > 0
 
     assert folder == Path("tables")
-    assert sorted(p.name for p in folder.iterdir()) == ["p_values.csv", "runs.csv", "table.csv", "table.md", "table.png", "table.tex"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "p_values.csv",
+        "runs.csv",
+        "table.csv",
+        "table.md",
+        "table.png",
+        "table.tex",
+    ]
     assert (folder / "table.png").read_bytes()[:4] == b"\x89PNG"
     page = (folder / "table.md").read_text()
     best = table.loc[table["test AUC"].idxmax()]
@@ -120,9 +135,14 @@ def test_side_by_side(movies, plugin, in_this_process):
 
 def start(name, checkpoint_dir):
     command = [
-        sys.executable, str(ROOT / "run_recbole_rella.py"), "--model=FM", f"--dataset={name}", "--config_files=own.yaml",
-        "--seeds=1,2", f"--checkpoint_dir={checkpoint_dir}",
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "run_recbole_rella.py"),
+        "--model=FM",
+        f"--dataset={name}",
+        "--config_files=own.yaml",
+        "--seeds=1,2",
+        f"--checkpoint_dir={checkpoint_dir}",
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

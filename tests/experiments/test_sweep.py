@@ -11,11 +11,14 @@ from recbole_rella.experiments import runs
 from recbole_rella.experiments.sweep import run_sweep
 from recbole_rella.settings import ConfigError
 
+
 def test_sweep_of_the_history_size(movies, in_this_process):
     name, tiny = movies
     lines = []
     settings = {**tiny, "heterogeneity_field": "class"}
-    curves, folder = run_sweep("history_size:1,3", ["ReLLa", "FM"], name, None, settings, seeds=[1], output_folder="out", report=lines.append)
+    curves, folder = run_sweep(
+        "history_size:1,3", ["ReLLa", "FM"], name, None, settings, seeds=[1], output_folder="out", report=lines.append
+    )
     assert curves["model"].tolist() == ["ReLLa (retrieved)"] * 2 + ["ReLLa (recent)"] * 2 + ["FM"] * 2
     assert curves["history_size"].tolist() == [1, 3] * 3 and (curves["seeds"] == 1).all()
     rella = curves.iloc[:4]

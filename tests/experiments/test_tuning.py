@@ -87,7 +87,9 @@ def test_trials_share_the_caches(movies, monkeypatch):
 
     made = []
     save = np.savez
-    monkeypatch.setattr(files.np, "savez", lambda file, **arrays: made.append(Path(file.name).name.split("-")[0]) or save(file, **arrays))
+    monkeypatch.setattr(
+        files.np, "savez", lambda file, **arrays: made.append(Path(file.name).name.split("-")[0]) or save(file, **arrays)
+    )
     pretrain = mini._train
     monkeypatch.setattr(mini, "_train", lambda *a: made.append("mini") or pretrain(*a))
     search(movies, "lora_r choice [2,3,4]\n")
@@ -150,7 +152,13 @@ def test_a_script_in_the_way_of_recboles_run_hyper(movies, ray_cluster):
 
     name, tiny = movies
     Path("space.hyper").write_text("lora_r choice [2,4]\n")
-    own = {**tiny, "model": "ReLLa", "dataset": name, "cache_dir": str(Path("cache").resolve()), "checkpoint_dir": str(Path("saved").resolve())}
+    own = {
+        **tiny,
+        "model": "ReLLa",
+        "dataset": name,
+        "cache_dir": str(Path("cache").resolve()),
+        "checkpoint_dir": str(Path("saved").resolve()),
+    }
     Path("own.yaml").write_text(yaml.safe_dump(own))
     tuning = HyperTuning(objective_function, algo="exhaustive", params_file="space.hyper", fixed_config_file_list=["own.yaml"])
     tuning.run()
@@ -158,8 +166,11 @@ def test_a_script_in_the_way_of_recboles_run_hyper(movies, ray_cluster):
     assert len(tuning.params2result) == 2 and tuning.best_params["lora_r"] in (2, 4)
     result = ray_tune.run(
         ray_tune.with_parameters(objective_function, config_file_list=[str(Path("own.yaml").resolve())]),
-        config={"lora_r": ray_tune.choice([2, 4])}, num_samples=1, storage_path=str(Path("ray").resolve()), verbose=0,
-    )  # fmt: skip
+        config={"lora_r": ray_tune.choice([2, 4])},
+        num_samples=1,
+        storage_path=str(Path("ray").resolve()),
+        verbose=0,
+    )
     found = {r["test_result"]["auc"] for r in tuning.params2result.values()}
     assert result.trials[0].metric_analysis["auc"]["max"] in found
 
@@ -186,7 +197,15 @@ def test_a_script_that_imports_recboles_objective_function_runs_unchanged(movies
     Path("run_hyper.py").write_text(RUN_HYPER)
     Path("space.hyper").write_text("lora_r choice [2,4]\n")
     Path("own.yaml").write_text(yaml.safe_dump({**tiny, "model": "ReLLa", "dataset": name}))
-    command = [sys.executable, "-m", "recbole_rella", "run_hyper.py", "--params_file=space.hyper", "--config_files=own.yaml", "--output_file=out.result"]
+    command = [
+        sys.executable,
+        "-m",
+        "recbole_rella",
+        "run_hyper.py",
+        "--params_file=space.hyper",
+        "--config_files=own.yaml",
+        "--output_file=out.result",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "best params: {'lora_r': " in done.stdout and "recbole_rella.quick_start" in done.stdout

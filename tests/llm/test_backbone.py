@@ -84,8 +84,16 @@ def test_soft_capped_logits_stay_capped(tmp_path):
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     torch.manual_seed(0)
-    config = Gemma2Config(vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
-                          num_key_value_heads=1, head_dim=16, final_logit_softcapping=2.0)  # fmt: skip
+    config = Gemma2Config(
+        vocab_size=90,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        final_logit_softcapping=2.0,
+    )
     model = Gemma2ForCausalLM(config).eval()
     ids = torch.randint(5, 80, (1, 6))
     with torch.no_grad():

@@ -86,7 +86,9 @@ def test_vicunas_chat_format(tmp_path):
     assert not tokenizer.chat_template
     chat = PromptTokenizer(tokenizer, "vicuna", "Be short.", ("Yes", "No"), chat_template("vicuna"))
     assert chat.framed("Hello") == "Be short. USER: Hello ASSISTANT:" and chat.joint("Hello") == " "
-    assert chat.ids("Hello") == tokenizer("Be short. USER: Hello ASSISTANT:")["input_ids"] and chat.start == [tokenizer.bos_token_id]
+    assert chat.ids("Hello") == tokenizer("Be short. USER: Hello ASSISTANT:")["input_ids"] and chat.start == [
+        tokenizer.bos_token_id
+    ]
     turns = [("user", "Hi"), ("assistant", "Yes"), ("user", "And now?")]
     text = tokenizer.apply_chat_template(
         [{"role": role, "content": content} for role, content in turns], tokenize=False, add_generation_prompt=True

@@ -88,11 +88,20 @@ def test_states_and_gradients_are_those_of_pieces(key_heads, backward_on_cpu):
 @pytest.mark.parametrize("heads, key_heads", [(4, 2), (6, 2), (4, 1)])
 def test_a_llama_over_several_blocks(heads, key_heads, candidates):
     candidates("flex")
-    shape = {**SHAPE, "hidden_size": 12 * heads, "num_attention_heads": heads, "num_key_value_heads": key_heads, "intermediate_size": 48}
+    shape = {
+        **SHAPE,
+        "hidden_size": 12 * heads,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "intermediate_size": 48,
+    }
     llm = random_llm(LlamaConfig(**shape)).requires_grad_(False)
     random = np.random.default_rng(0)
     common = random.integers(5, 90, size=200).tolist()
-    prompts = [common[:n] + random.integers(5, 90, size=m).tolist() for n, m in [(200, 90), (200, 5), (130, 60), (0, 40), (200, 0), (64, 70)]]
+    prompts = [
+        common[:n] + random.integers(5, 90, size=m).tolist()
+        for n, m in [(200, 90), (200, 5), (130, 60), (0, 40), (200, 0), (64, 70)]
+    ]
     assert way_of(llm, prompts) == "flex"
     ours, plain = (torch.softmax(logits, -1) for logits in (together(llm, prompts).detach(), alone(llm, prompts)))
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
@@ -137,7 +146,9 @@ def test_layers_that_are_computed_again_take_a_mask(llms, candidates, backward_o
     candidates("flex", "mask")
     llm = AutoModelForCausalLM.from_pretrained(llms("llama"), dtype=torch.float32).train()
     prompts = prompts_of(llm.config.vocab_size)
-    expected = torch.autograd.grad(torch.stack([llm(torch.tensor([p])).logits[0, -1] for p in prompts]).square().sum(), llm.parameters())
+    expected = torch.autograd.grad(
+        torch.stack([llm(torch.tensor([p])).logits[0, -1] for p in prompts]).square().sum(), llm.parameters()
+    )
     assert way_of(llm, prompts) == "flex"
     llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert way_of(llm, prompts) == "mask"

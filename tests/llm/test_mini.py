@@ -75,10 +75,15 @@ def test_the_cache_is_used_and_depends_on_what_it_should(movies, monkeypatch):
         assert build(name, tiny, **more).backbone.path == first
     assert not trained
     different = [
-        {"seed": 5}, {"mini_epochs": 2}, {"mini_history_size": 3}, {"prompt_question": "Well?"}, {"threshold": {"rating": 3}},
-        {"eval_args": {"split": {"RS": [7, 1, 2]}, "order": "TO", "group_by": None, "mode": "labeled"}}, {"min_history": 9},
+        {"seed": 5},
+        {"mini_epochs": 2},
+        {"mini_history_size": 3},
+        {"prompt_question": "Well?"},
+        {"threshold": {"rating": 3}},
+        {"eval_args": {"split": {"RS": [7, 1, 2]}, "order": "TO", "group_by": None, "mode": "labeled"}},
+        {"min_history": 9},
         {"prompt_item": "{{ item.movie_title }}"},
-    ]  # fmt: skip
+    ]
     paths = {build(name, tiny, **more).backbone.path for more in different}
     assert len(trained) == len(paths) == len(different) and first not in paths
 
@@ -114,7 +119,9 @@ def test_other_wordings(layout, movies, tmp_path):
     """Ratings alone, dashes, answers first: the marked spans are what is learned, wherever they stand."""
     name, tiny = movies
     (tmp_path / "own.jinja").write_text(layout)
-    dataset = build(name, tiny, prompt_template=str(tmp_path / "own.jinja"), mini_epochs=60, mini_learning_rate=0.01, mini_history_size=12)
+    dataset = build(
+        name, tiny, prompt_template=str(tmp_path / "own.jinja"), mini_epochs=60, mini_learning_rate=0.01, mini_history_size=12
+    )
     _, margin, logits = scores(dataset)
     yes, no = dataset.answer_ids
     assert np.mean([torch.softmax(l, -1)[[yes, no]].sum().item() for l in logits]) > 0.6

@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recbole_rella.llm.packing import prompt_trees, shared_beginnings
 from recbole_rella.llm.scoring import pad

@@ -22,7 +22,9 @@ def prompts_of(vocabulary, alike=True):
     random = np.random.default_rng(3)
     common = random.integers(5, vocabulary, size=60).tolist()
     shapes = [(40, 7), (40, 9), (55, 3), (0, 11), (60, 0), (60, 20), (60, 0), (30, 0), (55, 1)]
-    return [(common[:n] if alike else []) + random.integers(5, vocabulary, size=m + (0 if alike else n)).tolist() for n, m in shapes]
+    return [
+        (common[:n] if alike else []) + random.integers(5, vocabulary, size=m + (0 if alike else n)).tolist() for n, m in shapes
+    ]
 
 
 def alone(llm, prompts, tokens=slice(None)):
@@ -96,14 +98,22 @@ def test_trees_are_taken_where_beginnings_are_shared(llms, monkeypatch):
 SHAPE = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GATED = {**SHAPE, "intermediate_size": 48, "num_key_value_heads": 2}
 OTHERS = {
-    "sliding window": (MistralConfig(**GATED, sliding_window=16), None, "its layers see the last 16 tokens, and prompts have up to 80"),
+    "sliding window": (
+        MistralConfig(**GATED, sliding_window=16),
+        None,
+        "its layers see the last 16 tokens, and prompts have up to 80",
+    ),
     "wide sliding window": (MistralConfig(**GATED, sliding_window=80), "pieces", None),
     "linear positions": (BloomConfig(**{**SHAPE, "n_layer": 2, "n_head": 4}), None, "gives other logits within a tree"),
     "linear positions, other": (FalconConfig(**SHAPE, alibi=True), None, "gives other logits within a tree"),
     "learned positions": (GPT2Config(vocab_size=90, n_embd=32, n_layer=2, n_head=4), "pieces", None),
-    "recurrent": (MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=2, state_size=4), None, "no attention to the whole prompt"),
+    "recurrent": (
+        MambaConfig(vocab_size=90, hidden_size=32, num_hidden_layers=2, state_size=4),
+        None,
+        "no attention to the whole prompt",
+    ),
     "soft capping": (Gemma2Config(**GATED, head_dim=8, attn_logit_softcapping=2.0, sliding_window=200), "mask", None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", OTHERS)
@@ -201,5 +211,7 @@ def test_the_last_layer_is_computed_at_answers_alone(family, llms, monkeypatch):
         first = next(module for module in layer.mlp.modules() if isinstance(module, torch.nn.Linear))
         first.register_forward_hook(lambda module, inputs, _: rows.append(inputs[0].shape[:-1].numel()))
     scores = p_yes(llm, pad(prompts), torch.tensor([len(p) for p in prompts]), (YES, NO), 10_000, torch.device("cpu"))
-    assert rows[-1] == len(set(map(tuple, prompts))) < rows[-2] == len({tuple(p[:n]) for p in prompts for n in range(1, len(p) + 1)})
+    assert (
+        rows[-1] == len(set(map(tuple, prompts))) < rows[-2] == len({tuple(p[:n]) for p in prompts for n in range(1, len(p) + 1)})
+    )
     assert all("forward" not in vars(module) for module in llm.modules()) and torch.isfinite(scores).all()

@@ -49,7 +49,11 @@ def test_the_default_template_to_the_letter():
 
 @pytest.mark.parametrize(
     ("behaviour", "line"),
-    [(Behaviour(1, None, 1, 0), "Heat: Yes"), (Behaviour(1, 4.0, None, 0), "Heat: 4 stars"), (Behaviour(1, None, None, 0), "Heat:")],
+    [
+        (Behaviour(1, None, 1, 0), "Heat: Yes"),
+        (Behaviour(1, 4.0, None, 0), "Heat: 4 stars"),
+        (Behaviour(1, None, None, 0), "Heat:"),
+    ],
 )
 def test_without_ratings_or_labels(behaviour, line):
     assert template().text(1, 2, [behaviour], others()).splitlines()[2:] == [line, "No Way Out:"]
@@ -102,10 +106,18 @@ def test_parts_are_rendered_once():
 def test_ml_100k_to_the_letter(llms):
     """The shipped data set YAML on the bundled data, for one row of each part; an LLM with random weights will do."""
     config = Config(
-        "ReLLa", "ml-100k",
-        config_dict={"llm": llms("llama"), "llm_dtype": "float32", "retrieval_encoder": "tfidf", "max_prompt_tokens": 512,
-                     "history_size": 3, "train_shots": 8, "eval_rows": 20},
-    )  # fmt: skip
+        "ReLLa",
+        "ml-100k",
+        config_dict={
+            "llm": llms("llama"),
+            "llm_dtype": "float32",
+            "retrieval_encoder": "tfidf",
+            "max_prompt_tokens": 512,
+            "history_size": 3,
+            "train_shots": 8,
+            "eval_rows": 20,
+        },
+    )
     dataset = create_dataset(config)
     data_preparation(config, dataset)
     prompter, rows = dataset.prompter, dataset.rows

@@ -30,7 +30,9 @@ def test_joined_lines_equal_the_whole_text(kind, lines):
     assert tokenizer.ids(text) == tokenizer.whole(text)  # now from the cache
 
 
-@pytest.mark.parametrize("kind", ["byte_level", "byte_level_chat", "tiktoken", "sentence_piece", "sentence_piece_first", "sentence_piece_no_prefix"])
+@pytest.mark.parametrize(
+    "kind", ["byte_level", "byte_level_chat", "tiktoken", "sentence_piece", "sentence_piece_first", "sentence_piece_no_prefix"]
+)
 def test_lines_are_tokenized_once(kind, monkeypatch):
     tokenizer = prompt_tokenizer(kind)
     calls = []
@@ -72,7 +74,9 @@ def test_chat_modes():
     assert chat.joint("Hello") == ""
     plain = prompt_tokenizer("byte_level_chat", chat="never")
     assert not plain.is_chat and plain.framed("Hello") == "Hello" and plain.joint("Hello") == " "
-    with pytest.raises(ValueError, match="prompt_chat: expected auto, never, vicuna or the path of a chat template for this LLM, found always"):
+    with pytest.raises(
+        ValueError, match="prompt_chat: expected auto, never, vicuna or the path of a chat template for this LLM, found always"
+    ):
         prompt_tokenizer("byte_level", chat="always")
 
 

@@ -12,9 +12,11 @@ from sklearn.preprocessing import normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_rella.llm.backbone import Backbone
-from recbole_rella.retrieval.encoder import HiddenStateEncoder, SentenceTransformersEncoder, TfidfEncoder, ItemSpace
+from recbole_rella.retrieval.encoder import HiddenStateEncoder, ItemSpace, SentenceTransformersEncoder, TfidfEncoder
 
-SENTENCES = [f"{genre} Story {number} is a {genre.lower()} movie." for number in range(6) for genre in ("Comedy", "Drama", "Horror")]
+SENTENCES = [
+    f"{genre} Story {number} is a {genre.lower()} movie." for number in range(6) for genre in ("Comedy", "Drama", "Horror")
+]
 
 
 class Counting:
@@ -84,7 +86,9 @@ def test_sentence_transformers_by_folder(tmp_path, llms):
 
     tokenizer = AutoTokenizer.from_pretrained(llms("qwen2"))
     plain = tmp_path / "plain"
-    BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)).save_pretrained(plain)
+    BertModel(
+        BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    ).save_pretrained(plain)
     tokenizer.save_pretrained(plain)
     transformer = Transformer(str(plain))
     SentenceTransformer(modules=[transformer, Pooling(16)]).save(str(tmp_path / "encoder"))
@@ -99,7 +103,9 @@ def test_sentence_transformers_by_folder(tmp_path, llms):
 
 @pytest.mark.skipif(minilm() is None, reason="no sentence encoder is installed")
 def test_a_real_encoder_knows_genres():
-    vectors = normalize(SentenceTransformersEncoder(str(minilm()), "cpu").encode(["a romantic movie", "a love story", "a war film"]))
+    vectors = normalize(
+        SentenceTransformersEncoder(str(minilm()), "cpu").encode(["a romantic movie", "a love story", "a war film"])
+    )
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 

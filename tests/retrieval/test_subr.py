@@ -16,7 +16,12 @@ from recbole_rella.retrieval.subr import retrieve, similarity
 def one_user(n, n_items, dimension, seed=0):
     random = np.random.default_rng(seed)
     rows = Rows(
-        np.zeros(n, np.int32), random.integers(n_items, size=n).astype(np.int32), np.arange(n), None, None, np.full(n, TRAIN, np.int8)
+        np.zeros(n, np.int32),
+        random.integers(n_items, size=n).astype(np.int32),
+        np.arange(n),
+        None,
+        None,
+        np.full(n, TRAIN, np.int8),
     )
     vectors = random.normal(size=(n_items, dimension)).astype(np.float32)
     return rows, Histories(rows, 1), vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -78,17 +83,21 @@ def test_near_ties_in_small_steps_equal_brute_force(data):
     """Vectors that differ by less than float32's products can tell; calls, chunks and repeated searches of every size."""
     n, n_items, dimension = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 30)), data.draw(st.sampled_from([1, 5, 64]))
     rows, histories, vectors = one_user(n, n_items, dimension, data.draw(st.integers(0, 9)))
-    vectors[: n_items // 2] = vectors[-1] * (1 + data.draw(st.sampled_from([0, 1e-7, 1e-5, 1e-2])) * np.arange(n_items // 2)[:, None])
-    k, metric, chunk = data.draw(st.integers(1, 40)), data.draw(st.sampled_from(["cosine", "dot", "l2"])), data.draw(st.integers(1, 200))
+    vectors[: n_items // 2] = vectors[-1] * (
+        1 + data.draw(st.sampled_from([0, 1e-7, 1e-5, 1e-2])) * np.arange(n_items // 2)[:, None]
+    )
+    k, metric, chunk = (
+        data.draw(st.integers(1, 40)),
+        data.draw(st.sampled_from(["cosine", "dot", "l2"])),
+        data.draw(st.integers(1, 200)),
+    )
     asked = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20)))
     targets = np.array(data.draw(st.lists(st.integers(0, n_items - 1), min_size=len(asked), max_size=len(asked))))
     sizes = {name: data.draw(st.integers(1, 300)) for name in ("_MARGIN", "_SPREAD", "_CANDIDATES", "_NUMBERS")}
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
             patch.setattr(subr, name, size)
-        found, similarities = retrieve(
-            vectors, rows.item, histories, rows.split, rows.user, asked, targets, k, metric, chunk
-        )
+        found, similarities = retrieve(vectors, rows.item, histories, rows.split, rows.user, asked, targets, k, metric, chunk)
     for row, target, behaviours, similar in zip(asked, targets, found, similarities):
         closeness = similarity(vectors[rows.item[:row]], vectors[target], metric)
         expected = np.lexsort((-np.arange(row), -closeness))[:k]

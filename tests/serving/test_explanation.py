@@ -44,8 +44,12 @@ def test_a_row(run):
         assert move == pytest.approx(found.score - without, abs=1e-5)
     vectors = scorer.dataset.item_space.vectors
     items = prompter.rows.item[np.unique(np.concatenate([shown, recent]))]
-    np.testing.assert_allclose([b["similarity"] for b in found.behaviours], cosine_similarity(vectors[items], vectors[[target]])[:, 0], atol=1e-6)
-    assert all(b["date"].startswith("2001-09-09") for b in found.behaviours) and all(1 <= b["rating"] <= 5 for b in found.behaviours)
+    np.testing.assert_allclose(
+        [b["similarity"] for b in found.behaviours], cosine_similarity(vectors[items], vectors[[target]])[:, 0], atol=1e-6
+    )
+    assert all(b["date"].startswith("2001-09-09") for b in found.behaviours) and all(
+        1 <= b["rating"] <= 5 for b in found.behaviours
+    )
     none = scorer.score_ids([prompter.tokenizer.ids(prompter.text(place, target, np.array([], dtype=int)))])[0]
     assert found.score_without_history == pytest.approx(none, abs=1e-5)
 

@@ -63,7 +63,9 @@ def test_words_count_not_ids(trained):
     others = [token for token in words if token not in ("[PAD]", row.item_id)][:6]
     by_id = scorer.score([row.item_id, *others], user_id=row.user_id, history=history)
     by_words = scorer.score(
-        [new(row.item_id), *map(new, others)], profile={"age": age}, history=[(new(item), rating, time) for item, rating, time in history]
+        [new(row.item_id), *map(new, others)],
+        profile={"age": age},
+        history=[(new(item), rating, time) for item, rating, time in history],
     )
     np.testing.assert_allclose(by_words["score"], by_id["score"], atol=1e-5)
     assert by_words["candidate"][0] == words[row.item_id]["movie_title"] and by_id["candidate"][0] == row.item_id
@@ -102,7 +104,10 @@ BAD_REQUESTS = [
     ({"candidates": ["101"], "history": [("101", 5)]}, r"history: expected \(item, rating, time\)"),
     ({"candidates": ["101"], "history": [("101", "good", 5)]}, "expected numbers as rating and time"),
     ({"candidates": ["101"], "history": [{"item": "101", "time": 5}]}, "expected a rating in each behaviour"),
-    ({"candidates": ["101"], "history": [{"item": "101", "time": 5, "rating": 3, "label": 2}]}, "expected the label 0 or 1, found 2"),
+    (
+        {"candidates": ["101"], "history": [{"item": "101", "time": 5, "rating": 3, "label": 2}]},
+        "expected the label 0 or 1, found 2",
+    ),
     ({"candidates": ["101"], "targets": []}, r"Expected the keys candidates, .* found \['targets'\]"),
 ]
 

@@ -99,9 +99,7 @@ class ReLLa(AbstractRecommender):
             torch.Tensor: float32 [n], in [0, 1].
         """
         interaction = self._with_prompts(interaction)
-        return p_yes(
-            self.llm, interaction[PROMPT_IDS], interaction[PROMPT_LENGTH], self.answer_ids, self._eval_tokens, self.device
-        )
+        return p_yes(self.llm, interaction[PROMPT_IDS], interaction[PROMPT_LENGTH], self.answer_ids, self._eval_tokens, self.device)
 
     def save_adapter(self, folder):
         """Save what was trained, and only that, in PEFT's format."""
