@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from recbole_rella import processes
+from recbole_rella.errors import RellaError
 from recbole_rella.quick_start import run_recbole_rella
 from recbole_rella.run_folder import ADAPTER, METRICS, read_config, read_yaml
 
@@ -80,7 +81,7 @@ def _parser():
     return parser
 
 
-class CommandError(ValueError):
+class CommandError(RellaError):
     """The command line asks for what does not go together, or for what is not there."""
 
 
@@ -127,7 +128,7 @@ def _with_finished_run(known):
 
 
 def _convert(known, files):
-    from recbole_rella.conversion.convert import convert
+    from recbole_rella.atomic.convert import convert
 
     given = {"data_path": "dataset/"}  # RecBole's default
     for path in files:
@@ -238,7 +239,5 @@ def run():
     try:
         main()
         processes.end()
-    except (ValueError, FileNotFoundError) as error:
-        if type(error).__module__.split(".")[0] != "recbole_rella":
-            raise
+    except RellaError as error:
         sys.exit(f"{type(error).__name__}: {error}")

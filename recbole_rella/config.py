@@ -8,7 +8,7 @@ from pathlib import Path
 import recbole.config.configurator as configurator
 import yaml
 
-from recbole_rella.settings import CHAT_MODES, SHIPPED_CHATS, SHIPPED_TEMPLATES, ConfigError, check
+from recbole_rella.keys import CHAT_MODES, SHIPPED_CHATS, SHIPPED_TEMPLATES, ConfigError, check
 
 logger = logging.getLogger(__name__)
 

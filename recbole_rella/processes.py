@@ -19,6 +19,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from recbole_rella.errors import RellaError
+
 logger = logging.getLogger(__name__)
 
 # Others wait for the first one while it pretrains or encodes: hours. A process that dies is no reason to wait, as the launcher
@@ -28,7 +30,7 @@ _PATIENCE = timedelta(days=7)
 _LAUNCHED = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 
-class ProcessError(ValueError):
+class ProcessError(RellaError):
     """What was asked for cannot be done by several processes, or by so many."""
 
 

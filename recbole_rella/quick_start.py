@@ -18,16 +18,17 @@ from recbole.utils import get_environment, get_trainer, init_logger, init_seed, 
 from recbole_rella import processes
 from recbole_rella.compat import anomaly_detection_kept
 from recbole_rella.data.dataset import ReLLaDataset
-from recbole_rella.data.rows import KeepsRows
+from recbole_rella.data.row_dataset import KeepsRows
 from recbole_rella.data.same_rows import same_rows
-from recbole_rella.data.split import ROW_ID
+from recbole_rella.errors import RellaError
 from recbole_rella.files import fingerprint
 from recbole_rella.metrics import row_metrics
+from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.run_folder import floats, read_config, read_yaml, write_metrics, write_predictions
 from recbole_rella.trainer import KeepsPredictions, keeping_predictions
 
 
-class ModelError(ValueError):
+class ModelError(RellaError):
     """There is no such model."""
 
 

@@ -17,9 +17,8 @@ from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from recbole_rella import processes
-from recbole_rella.data.split import ROW_ID
-from recbole_rella.data.transform import PROMPT_DROPPED, PROMPT_LENGTH
 from recbole_rella.files import replacing
+from recbole_rella.rows.fields import PROMPT_DROPPED, PROMPT_LENGTH, ROW_ID
 from recbole_rella.run_folder import ADAPTER, CHECKPOINT, RESUME, write_config
 
 
@@ -163,7 +162,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         Returns:
             torch.Tensor: the mean loss of the batch. Its own backward pass, which RecBole calls, adds nothing.
         """
-        self._rows = interaction
+        self._batch = interaction
         if processes.count() > 1:
             # What is dropped out differs between the processes, and an interrupted run draws it again.
             place = (self.config["seed"], self._epoch["epoch"], self._epoch["done"], processes.rank())
@@ -195,7 +194,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
             super()._check_nan(loss)
         except ValueError as error:
             raise ValueError(
-                f"{error} in epoch {self._epoch['epoch']}; the rows of this batch are {self.model.row_ids(self._rows)}. "
+                f"{error} in epoch {self._epoch['epoch']}; the rows of this batch are {self.model.row_ids(self._batch)}. "
                 "Lower learning_rate, or set llm_dtype to float32 or bfloat16."
             ) from error
 

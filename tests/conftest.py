@@ -97,7 +97,7 @@ def in_this_process(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # tests run beside each other, and two processes with two threads each stand in their own way
 
 
 def pytest_configure():

@@ -9,10 +9,10 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
 from recbole_rella.data import preparation
+from recbole_rella.keys import ConfigError
 from recbole_rella.llm.backbone import Backbone, LLMError, add_lora
 from recbole_rella.prompt.template import TemplateError
 from recbole_rella.prompt.tokenization import AnswerTokenError
-from recbole_rella.settings import ConfigError
 
 
 @pytest.fixture

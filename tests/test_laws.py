@@ -18,12 +18,11 @@ from sklearn.metrics import log_loss, roc_auc_score
 from transformers import AutoModelForCausalLM
 
 from recbole_rella import load_data_and_model, run_recbole_rella
-from recbole_rella.data.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
-from recbole_rella.data.split import ROW_ID
-from recbole_rella.data.transform import RETRIEVED
+from recbole_rella.keys import ConfigError
 from recbole_rella.llm.scoring import p_yes, pad
 from recbole_rella.retrieval.subr import retrieve, similarity
-from recbole_rella.settings import ConfigError
+from recbole_rella.rows.fields import RETRIEVED, ROW_ID
+from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
 from recbole_rella.trainer import ReLLaTrainer
 
 
@@ -327,7 +326,7 @@ def test_law_9_same_seed_same_scores(movies):
 
 def test_tiny_configuration_is_valid():
     """The tests' own overrides name keys that exist."""
-    from recbole_rella.settings import RULES
+    from recbole_rella.keys import RULES
 
     assert {key for key in TINY if key.startswith(("mini_", "retrieval_", "prompt_"))} <= set(RULES)
     assert get_model("ReLLa").__name__ == "ReLLa"

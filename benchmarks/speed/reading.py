@@ -21,8 +21,8 @@ from recbole.data.dataset import Dataset
 from benchmarks.speed.measure import in_turn, machine, release_memory, resident, write
 from benchmarks.speed.retrieval import K, unit_vectors
 from recbole_rella.data.dataset import ReLLaDataset
-from recbole_rella.data.prompter import Retriever
 from recbole_rella.quick_start import make_config, no_command_line
+from recbole_rella.retrieval.retriever import Retriever
 
 USERS, ITEMS, ROWS = 162_541, 59_047, 25_000_095  # of MovieLens-25M
 COMMAND = "python -m benchmarks.speed.reading"

@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.speed.measure import in_turn, machine, write
 from benchmarks.speed.retrieval_report import write_report
-from recbole_rella.data.history import TRAIN, Histories, Rows
 from recbole_rella.retrieval.subr import retrieve, similarity
+from recbole_rella.rows.history import TRAIN, Histories, Rows
 
 DIMENSION, K = 512, 30  # of the paper
 COMMAND = "python -m benchmarks.speed.retrieval"
@@ -187,7 +187,7 @@ def many_rows(n, asked, users=162_541, items=59_047):
     search = in_turn(
         {"search": lambda: retrieve(vectors, rows.item, histories, rows.split, user, chosen, rows.item[chosen], K)}, 1
     )["search"]
-    state = sum(column.nbytes for column in vars(rows).values()) + histories.rows.nbytes + histories.start.nbytes
+    state = sum(column.nbytes for column in vars(rows).values()) + histories.row_ids.nbytes + histories.start.nbytes
     return {
         "rows": n,
         "bytes a row": state / n,

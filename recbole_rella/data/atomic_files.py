@@ -4,11 +4,12 @@ import contextlib
 from pathlib import Path
 
 from recbole_rella import processes
-from recbole_rella.conversion.convert import how_to_convert
-from recbole_rella.data.reading import fast_reading
+from recbole_rella.atomic.convert import how_to_convert
+from recbole_rella.atomic.reading import fast_reading
+from recbole_rella.errors import RellaError
 
 
-class DatasetError(ValueError):
+class DatasetError(RellaError):
     """The files of a data set are not there."""
 
 

@@ -7,8 +7,8 @@ from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureType
 
 from recbole_rella.data.preparation import prepare
-from recbole_rella.data.rows import ROW_ID, RowDataset
-from recbole_rella.data.transform import RETRIEVED
+from recbole_rella.data.row_dataset import RowDataset
+from recbole_rella.rows.fields import RETRIEVED, ROW_ID
 
 
 class ReLLaDataset(RowDataset):

@@ -10,14 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from recbole_rella.config import chat_template, template_file
-from recbole_rella.data.history import NO_SPLIT, TRAIN
-from recbole_rella.data.prompter import Prompter, Retriever
-from recbole_rella.data.split import ROW_ID
-from recbole_rella.data.stored_prompts import store_prompts
-from recbole_rella.data.transform import RETRIEVED
 from recbole_rella.files import fingerprint
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.llm.mini import MiniSettings, mini_llm
+from recbole_rella.prompt.prompter import Prompter
+from recbole_rella.prompt.stored_prompts import store_prompts
 from recbole_rella.prompt.template import PromptTemplate, TemplateError
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.retrieval.encoder import (
@@ -26,6 +23,9 @@ from recbole_rella.retrieval.encoder import (
     SentenceTransformersEncoder,
     TfidfEncoder,
 )
+from recbole_rella.retrieval.retriever import Retriever
+from recbole_rella.rows.fields import RETRIEVED, ROW_ID
+from recbole_rella.rows.history import NO_SPLIT, TRAIN
 
 logger = logging.getLogger(__name__)
 

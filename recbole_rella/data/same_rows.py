@@ -6,8 +6,9 @@ import recbole.data.dataset
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import InputType, ModelType
 
-from recbole_rella.data.rows import KeepsRows
-from recbole_rella.data.split import ROW_ID, SplitError
+from recbole_rella.data.row_dataset import KeepsRows
+from recbole_rella.rows.fields import ROW_ID
+from recbole_rella.rows.split import SplitError
 
 
 class _SameRows(KeepsRows):

@@ -4,12 +4,8 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_rella.data.split import ROW_ID
 from recbole_rella.llm.scoring import pad
-
-# Fields of an Interaction that ours adds. RETRIEVED: whether the prompt shows retrieved behaviours or recent ones.
-RETRIEVED = "retrieved"
-PROMPT_IDS, PROMPT_LENGTH, PROMPT_ITEM, PROMPT_DROPPED = "prompt_ids", "prompt_length", "prompt_item", "prompt_dropped"
+from recbole_rella.rows.fields import PROMPT_DROPPED, PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, RETRIEVED, ROW_ID
 
 
 class PromptTransform:

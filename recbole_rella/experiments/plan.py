@@ -20,9 +20,9 @@ from recbole_rella.compat import anomaly_detection_kept
 from recbole_rella.config import SCRIPT_KEYS, properties_folder
 from recbole_rella.data.same_rows import learns_from_labels
 from recbole_rella.files import fingerprint
+from recbole_rella.keys import RULES, ConfigError
 from recbole_rella.quick_start import ModelError, find_model, make_config, no_command_line
 from recbole_rella.run_folder import plain
-from recbole_rella.settings import RULES, ConfigError
 
 # Settings of a run that do not change its figures, or that name what the fingerprint covers by content.
 _NOT_IN_FINGERPRINT = {"run_folder", "split_file", "show_progress", "checkpoint_dir", "resume_from", "cache_dir", "state"}

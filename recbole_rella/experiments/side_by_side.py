@@ -8,14 +8,14 @@ import numpy as np
 from recbole.utils import init_seed
 
 from recbole_rella.config import ROWS_CHOSEN_BY
-from recbole_rella.data.rows import RowDataset
-from recbole_rella.data.split import Split, SplitError
+from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.experiments.plan import Run, check_settings, make_entries, settings_of, shared_settings, stamps
 from recbole_rella.experiments.runs import execute
 from recbole_rella.experiments.table import models_table, runs_table, write_table
 from recbole_rella.files import fingerprint
+from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config
-from recbole_rella.settings import ConfigError
+from recbole_rella.rows.split import Split, SplitError
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _check_same_rows(outcomes, split):
         tested = np.loadtxt(outcome.folder / "test_predictions.csv", delimiter=",", skiprows=1, usecols=0, dtype=np.int64)
         if found != expected or not np.array_equal(tested, split.test):
             raise SplitError(
-                f"Expected the rows of {split.rows} in every run, found others in {outcome.folder}. Delete that folder."
+                f"Expected the rows of {split.identity} in every run, found others in {outcome.folder}. Delete that folder."
             )
 
 

@@ -14,19 +14,20 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from recbole_rella.errors import RellaError
 from recbole_rella.experiments.plan import OF_ONE_RUN, absolute
 from recbole_rella.experiments.ray_trials import ray_search
 from recbole_rella.files import replacing
+from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config, no_command_line, objective_function
 from recbole_rella.run_folder import model_name, plain
-from recbole_rella.settings import ConfigError
 
 logger = logging.getLogger(__name__)
 
 ALGORITHMS, TOOLS = ("exhaustive", "random", "bayes"), ("Hyperopt", "Ray")
 
 
-class TuningError(ValueError):
+class TuningError(RellaError):
     """A search cannot start, or found nothing."""
 
 

@@ -12,12 +12,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from recbole_rella import processes
+from recbole_rella.errors import RellaError
 from recbole_rella.files import folder_fingerprint, replacing
 
 logger = logging.getLogger(__name__)
 
 
-class LLMError(ValueError):
+class LLMError(RellaError):
     """An LLM, or a part of it, cannot be loaded or used as configured."""
 
 

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
+from recbole_rella.errors import RellaError
 from recbole_rella.llm import flex
 from recbole_rella.llm.packing import prompt_trees
 
@@ -34,7 +35,7 @@ _attend = []  # attention within the tree of the forward pass under way, innermo
 _ways = weakref.WeakKeyDictionary()  # LLM -> {(way, with gradients): whether it agrees}
 
 
-class TreeAttentionError(ValueError):
+class TreeAttentionError(RellaError):
     """An LLM's attention needs more than the path of each token."""
 
 

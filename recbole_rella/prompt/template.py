@@ -11,12 +11,14 @@ from types import SimpleNamespace
 
 import jinja2
 
+from recbole_rella.errors import RellaError
+
 # Mark what a language model learns to say within a document (see `PromptTemplate.document`). Private-use characters,
 # removed from every field.
 _BEGIN, _END = "\ue000", "\ue001"
 
 
-class TemplateError(ValueError):
+class TemplateError(RellaError):
     """A template asks for what the data set does not have, or does not render."""
 
 

@@ -10,6 +10,8 @@ import re
 from datetime import datetime
 from functools import lru_cache
 
+from recbole_rella.errors import RellaError
+
 logger = logging.getLogger(__name__)
 
 _MARK = "\ue002"  # stands for the user's text while a chat template is taken apart
@@ -24,11 +26,11 @@ _STRFTIME_NOW = (
 )
 
 
-class AnswerTokenError(ValueError):
+class AnswerTokenError(RellaError):
     """The answer words are not one distinct token each where the answer is read."""
 
 
-class ChatTemplateError(ValueError):
+class ChatTemplateError(RellaError):
     """There is no chat template, or it does not do what is needed of it."""
 
 

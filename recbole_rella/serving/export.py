@@ -12,17 +12,17 @@ import numpy as np
 import pandas as pd
 from peft import PeftModel
 
-from recbole_rella.data.split import ROW_ID
-from recbole_rella.data.transform import RETRIEVED
+from recbole_rella.errors import RellaError
 from recbole_rella.files import replacing
 from recbole_rella.quick_start import load_data, make_config, no_command_line
+from recbole_rella.rows.fields import RETRIEVED, ROW_ID
 from recbole_rella.run_folder import ADAPTER, PREDICTIONS, read_config
 
 SPLITS = ("train", "valid", "test")
 _AT_A_TIME = 1024
 
 
-class ExportError(ValueError):
+class ExportError(RellaError):
     """A run cannot be exported so; the message says why."""
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recbole_rella.data.prompter import PromptBudgetError
 from recbole_rella.files import replacing
+from recbole_rella.prompt.prompter import PromptBudgetError
 from recbole_rella.prompt.template import TemplateError
 from recbole_rella.serving.scorer import RequestError
 

@@ -10,15 +10,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_rella.data.history import NO_SPLIT, Histories, Rows
 from recbole_rella.data.preparation import template_texts
-from recbole_rella.data.prompter import Prompter, Retriever
+from recbole_rella.errors import RellaError
 from recbole_rella.llm.scoring import p_yes, pad
+from recbole_rella.prompt.prompter import Prompter
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.quick_start import load_data_and_model
+from recbole_rella.retrieval.retriever import Retriever
+from recbole_rella.rows.history import NO_SPLIT, Histories, Rows
 
 
-class RequestError(ValueError):
+class RequestError(RellaError):
     """A request cannot be scored; the message says why."""
 
 
@@ -251,7 +253,7 @@ class Scorer:
         if place is None:
             return words, []
         tokens = dataset.field2id_token[dataset.iid_field]
-        past = dataset.histories.rows[dataset.histories.start[place] : dataset.histories.start[place + 1]]
+        past = dataset.histories.row_ids[dataset.histories.start[place] : dataset.histories.start[place + 1]]
         return words, [
             (
                 self._item(tokens[rows.item[row]]),

@@ -13,9 +13,9 @@ from recbole.utils import url
 
 from recbole_rella import command_line, processes, run_recbole_rella
 from recbole_rella.data.atomic_files import DatasetError
-from recbole_rella.data.rows import RowDataset
+from recbole_rella.data.row_dataset import RowDataset
+from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import load_data, make_config
-from recbole_rella.settings import ConfigError
 
 GENERIC = {key: value for key, value in TINY.items() if not key.startswith("prompt_") and key != "retrieval_sentence"}
 

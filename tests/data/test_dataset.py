@@ -11,9 +11,8 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
 from recbole_rella import run_recbole_rella
-from recbole_rella.data.history import NO_SPLIT
-from recbole_rella.data.split import ROW_ID
-from recbole_rella.data.transform import PROMPT_IDS, PROMPT_LENGTH, RETRIEVED
+from recbole_rella.rows.fields import PROMPT_IDS, PROMPT_LENGTH, RETRIEVED, ROW_ID
+from recbole_rella.rows.history import NO_SPLIT
 
 
 def build(name, settings, **more):

@@ -8,12 +8,13 @@ import torch
 import yaml
 
 from recbole_rella.config import properties_folder
-from recbole_rella.data.rows import RowDataset
-from recbole_rella.data.split import ROW_ID, Split
+from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.experiments.plan import Run, make_entries, settings_of, variant_names, with_both_histories
 from recbole_rella.experiments.sweep import parse_sweep
+from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import ModelError, load_data, make_config
-from recbole_rella.settings import ConfigError
+from recbole_rella.rows.fields import ROW_ID
+from recbole_rella.rows.split import Split
 
 
 def settings(movies, model, **more):

@@ -17,10 +17,10 @@ from originals import ORIGINALS
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from recbole_rella import run_recbole_rella
-from recbole_rella.conversion.convert import convert
-from recbole_rella.data.split import Split
+from recbole_rella.atomic.convert import convert
 from recbole_rella.experiments.side_by_side import prepare_ground, run_side_by_side
-from recbole_rella.settings import ConfigError
+from recbole_rella.keys import ConfigError
+from recbole_rella.rows.split import Split
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 
 from recbole_rella.experiments import runs
 from recbole_rella.experiments.sweep import run_sweep
-from recbole_rella.settings import ConfigError
+from recbole_rella.keys import ConfigError
 
 
 def test_sweep_of_the_history_size(movies, in_this_process):

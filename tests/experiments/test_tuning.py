@@ -12,7 +12,7 @@ import yaml
 from recbole_rella import compat, objective_function, run_recbole_rella
 from recbole_rella.config import properties_folder
 from recbole_rella.experiments.tuning import TuningError, read_space, tune
-from recbole_rella.settings import ConfigError
+from recbole_rella.keys import ConfigError
 
 CHOICES = "lora_r choice [2,4]\nhistory_size choice [2,3]\n"
 

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_rella import load_data_and_model, run_recbole_rella
 from recbole_rella.config import chat_template, properties_folder
-from recbole_rella.data.split import ROW_ID
+from recbole_rella.keys import RULES
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.prompt.tokenization import PromptTokenizer
-from recbole_rella.settings import RULES
+from recbole_rella.rows.fields import ROW_ID
 
 FILES = sorted((properties_folder() / "llm").glob("*.yaml"))
 

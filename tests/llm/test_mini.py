@@ -9,8 +9,8 @@ from recbole.data import create_dataset, data_preparation
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from recbole_rella.data.history import TEST
 from recbole_rella.llm import mini
+from recbole_rella.rows.history import TEST
 
 
 def build(name, settings, **more):
@@ -25,7 +25,7 @@ def scores(dataset, split=TEST):
     with torch.no_grad():
         logits = [dataset.backbone.model(torch.tensor([i])).logits[0, -1] for i in ids]
     yes, no = dataset.answer_ids
-    return rows, np.array([(l[yes] - l[no]).item() for l in logits]), logits
+    return rows, np.array([(x[yes] - x[no]).item() for x in logits]), logits
 
 
 @pytest.mark.parametrize("seed", [2020, 1])
@@ -44,7 +44,7 @@ def test_it_answers_the_prompts_question_straight_from_pretraining(seed, tmp_pat
     held_out, margin, logits = scores(dataset)
     assert len(held_out) > 40 and roc_auc_score(dataset.rows.label[held_out], margin) > 0.8
     yes, no = dataset.answer_ids
-    assert np.mean([torch.softmax(l, -1)[[yes, no]].sum().item() for l in logits]) > 0.9
+    assert np.mean([torch.softmax(x, -1)[[yes, no]].sum().item() for x in logits]) > 0.9
 
 
 def test_it_is_an_ordinary_checkpoint_folder(movies):
@@ -124,7 +124,7 @@ def test_other_wordings(layout, movies, tmp_path):
     )
     _, margin, logits = scores(dataset)
     yes, no = dataset.answer_ids
-    assert np.mean([torch.softmax(l, -1)[[yes, no]].sum().item() for l in logits]) > 0.6
+    assert np.mean([torch.softmax(x, -1)[[yes, no]].sum().item() for x in logits]) > 0.6
     assert np.std(margin) > 0
 
 

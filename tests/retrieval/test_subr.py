@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_rella.data.history import TRAIN, Histories, Rows
-from recbole_rella.data.prompter import Retriever
 from recbole_rella.retrieval import subr
+from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.retrieval.subr import retrieve, similarity
+from recbole_rella.rows.history import TRAIN, Histories, Rows
 
 
 def one_user(n, n_items, dimension, seed=0):

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import InputType, ModelType
 
-from recbole_rella.data.split import ROW_ID
-from recbole_rella.data.transform import PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, prompts
+from recbole_rella.data.transform import prompts
 from recbole_rella.llm.backbone import add_lora, load_adapter, save_adapter
 from recbole_rella.llm.scoring import answer_logits, p_yes
+from recbole_rella.rows.fields import PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, ROW_ID
 
 
 class ReLLa(AbstractRecommender):

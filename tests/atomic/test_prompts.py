@@ -5,7 +5,7 @@ import pytest
 from helpers import TINY
 from originals import BOOKS, ORIGINALS
 
-from recbole_rella.conversion.convert import convert
+from recbole_rella.atomic.convert import convert
 from recbole_rella.quick_start import load_data, make_config
 
 # What makes a run small, and says nothing about the data.

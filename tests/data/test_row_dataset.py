@@ -6,10 +6,11 @@ from recbole.data import data_preparation
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import init_seed
 
-from recbole_rella.data.rows import RowDataset
+from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.data.same_rows import learns_from_labels, same_rows
-from recbole_rella.data.split import ROW_ID, Split, SplitError
 from recbole_rella.quick_start import make_config
+from recbole_rella.rows.fields import ROW_ID
+from recbole_rella.rows.split import Split, SplitError
 
 
 def shared(tiny, **more):
@@ -49,7 +50,7 @@ def test_every_model_has_the_rows_of_the_split_in_its_order(model, kind, order, 
     args = {"split": {"RS": [0.7, 0.1, 0.2]}, "order": order, "group_by": None, "mode": "labeled"}
     split, rows = make_split(name, tiny, eval_args=args)
     _, dataset, loaders = load(model, name, tiny)
-    assert isinstance(dataset, kind) and dataset.identity() == rows.identity() == split.rows
+    assert isinstance(dataset, kind) and dataset.identity() == rows.identity() == split.identity
     for loader, row_ids in zip(loaders, (split.train, split.valid, split.test)):
         np.testing.assert_array_equal(loader._dataset.inter_feat[ROW_ID].numpy(), row_ids)
         inter = loader._dataset.inter_feat

@@ -2,7 +2,7 @@
 
 The Python parser takes ten times as long and several times the memory: every cell is a string of its own, where the C parser
 shares equal ones. Wherever the two may differ, the Python parser reads, so that a file's values, and the errors of one that does
-not read, are RecBole's own to the last bit. tests/data/test_reading.py compares them on awkward files.
+not read, are RecBole's own to the last bit. tests/atomic/test_reading.py compares them on awkward files.
 """
 
 import types

@@ -13,10 +13,11 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_rella.config import ROWS_CHOSEN_BY
 from recbole_rella.data.atomic_files import ReadsAtomicFiles
-from recbole_rella.data.counts import differing, sentence
-from recbole_rella.data.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
-from recbole_rella.data.order import by_time, shuffled, sort_rank
-from recbole_rella.data.split import ROW_ID, Split, SplitError, rows_identity
+from recbole_rella.rows.counts import differing, sentence
+from recbole_rella.rows.fields import ROW_ID
+from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
+from recbole_rella.rows.order import by_time, shuffled, sort_rank
+from recbole_rella.rows.split import Split, SplitError, rows_identity
 
 # RecBole's and our settings that say which rows there are and which of them are used.
 _ROWS_CHOSEN_BY = (

@@ -13,8 +13,8 @@ import html
 import re
 from functools import lru_cache
 
-from recbole_rella.conversion.atomic import Table, one_line
-from recbole_rella.conversion.source import ConversionError
+from recbole_rella.atomic.source import ConversionError
+from recbole_rella.atomic.writing import Table, one_line
 
 _INTER = ("user_id:token", "item_id:token", "rating:float")
 _USER = ("user_id:token", "location:token", "age:token")

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from recbole_rella.errors import RellaError
+
 # How many line numbers of each kind of broken line are kept for the report, and bytes between two moves of the bar.
 _NAMED_LINES, _STEP = 5, 1 << 20
 
 
-class ConversionError(ValueError):
+class ConversionError(RellaError):
     """Original files are not there, or are not what their names say."""
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_rella.data.history import NO_SPLIT, TEST, Histories, Rows
+from recbole_rella.rows.history import NO_SPLIT, TEST, Histories, Rows
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(NO_SPLIT, TEST)), min_size=1, max_size=60))

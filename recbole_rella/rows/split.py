@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recbole_rella.errors import RellaError
 from recbole_rella.files import fingerprint, replacing
+from recbole_rella.rows.fields import ROW_ID
 
-ROW_ID = "row_id"
 
-
-class SplitError(ValueError):
+class SplitError(RellaError):
     """A split does not fit the data, or the model that should use it."""
 
 
@@ -38,7 +38,7 @@ class Split:
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
-    rows: str
+    identity: str
     codes: np.ndarray
 
     @classmethod
@@ -54,7 +54,7 @@ class Split:
     def save(self, path):
         """Write the split as a numpy archive, whole or not at all."""
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, train=self.train, valid=self.valid, test=self.test, rows=np.array(self.rows), codes=self.codes)
+            np.savez(file, train=self.train, valid=self.valid, test=self.test, rows=np.array(self.identity), codes=self.codes)
 
     @classmethod
     def load(cls, path, rows=None):
@@ -72,9 +72,9 @@ class Split:
                 split = cls(archive["train"], archive["valid"], archive["test"], str(archive["rows"]), archive["codes"])
         except Exception as error:  # zipfile, zlib, OS, key and value errors: whatever the damage, the remedy is the same
             raise SplitError(f"split_file: expected a split at {path}, found none that reads ({error}). Make it again.") from error
-        if rows is not None and split.rows != rows:
+        if rows is not None and split.identity != rows:
             raise SplitError(
-                f"split_file: expected a split of these rows ({rows}), found one of others ({split.rows}) in {path}. The data "
+                f"split_file: expected a split of these rows ({rows}), found one of others ({split.identity}) in {path}. The data "
                 "set, its filters, its threshold or its ids have changed: make the split again."
             )
         return split

@@ -9,8 +9,8 @@ import torch
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 
-from recbole_rella.data import reading
-from recbole_rella.data.rows import RowDataset, _Columns
+from recbole_rella.atomic import reading
+from recbole_rella.data.row_dataset import RowDataset, _Columns
 from recbole_rella.quick_start import make_config
 
 HEAD = "u:token\ti:token\tr:float\n"

@@ -8,11 +8,11 @@ import pytest
 from originals import BOOKS, MOVIES, ORIGINALS, READERS
 from test_prompts import SMALL
 
-from recbole_rella.conversion.convert import convert
-from recbole_rella.data.history import NO_SPLIT, TEST, TRAIN, VALID
-from recbole_rella.data.rows import RowDataset
+from recbole_rella.atomic.convert import convert
+from recbole_rella.data.row_dataset import RowDataset
+from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config
-from recbole_rella.settings import ConfigError
+from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID
 
 
 def built(name, tmp_path, **more):

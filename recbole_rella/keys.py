@@ -10,8 +10,10 @@ from pathlib import Path
 
 import jinja2
 
+from recbole_rella.errors import RellaError
 
-class ConfigError(ValueError):
+
+class ConfigError(RellaError):
     """One or more configuration values cannot be used; the message lists all of them."""
 
 

@@ -1,7 +1,7 @@
 """Every row's history, without copying any: rows are grouped by user once, and a history is a slice of that.
 
 Rows are numbered in the order (time, user, item), so a smaller number is an earlier row. The histories of n rows are a
-CSR array with one entry a row, not one an earlier row: `rows[start[user] : start[user + 1]]` are the rows of a user,
+CSR array with one entry a row, not one an earlier row: `row_ids[start[user] : start[user + 1]]` are the rows of a user,
 oldest first, and the history of a row is the part of it before the row. Plain numpy: 26 bytes a row in all.
 """
 
@@ -49,7 +49,7 @@ class Histories:
         self._columns = rows
         self.start = np.zeros(num_users + 1, dtype=np.int64)
         np.cumsum(np.bincount(rows.user, minlength=num_users), out=self.start[1:])
-        self.rows = np.argsort(rows.user, kind="stable").astype(np.int32)
+        self.row_ids = np.argsort(rows.user, kind="stable").astype(np.int32)
 
     def past_lengths(self):
         """How many earlier rows each row's user has, in any split.
@@ -57,8 +57,8 @@ class Histories:
         Returns:
             numpy.ndarray: int32 [rows].
         """
-        lengths = np.empty(len(self.rows), dtype=np.int32)
-        lengths[self.rows] = np.arange(len(self.rows)) - np.repeat(self.start[:-1], np.diff(self.start))
+        lengths = np.empty(len(self.row_ids), dtype=np.int32)
+        lengths[self.row_ids] = np.arange(len(self.row_ids)) - np.repeat(self.start[:-1], np.diff(self.start))
         return lengths
 
     def of_user(self, user, split):
@@ -67,7 +67,7 @@ class Histories:
         Returns:
             numpy.ndarray: row_ids, int32, ascending.
         """
-        rows = self.rows[self.start[user] : self.start[user + 1]]
+        rows = self.row_ids[self.start[user] : self.start[user + 1]]
         return rows[self._columns.split[rows] <= split]
 
     def of(self, row):
@@ -77,6 +77,6 @@ class Histories:
             numpy.ndarray: row_ids, int32, ascending: oldest first.
         """
         user = self._columns.user[row]
-        rows = self.rows[self.start[user] : self.start[user + 1]]
+        rows = self.row_ids[self.start[user] : self.start[user + 1]]
         rows = rows[: np.searchsorted(rows, row)]
         return rows[self._columns.split[rows] <= self._columns.split[row]]

@@ -11,8 +11,8 @@ import csv
 import re
 from functools import lru_cache
 
-from recbole_rella.conversion.atomic import Table, one_line
-from recbole_rella.conversion.source import ConversionError
+from recbole_rella.atomic.source import ConversionError
+from recbole_rella.atomic.writing import Table, one_line
 
 _INTER = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
 _ITEM = ("item_id:token", "movie_title:token_seq", "release_year:token", "genre:token_seq")

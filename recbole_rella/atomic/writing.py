@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from recbole_rella.conversion.source import ConversionError, Source
+from recbole_rella.atomic.source import ConversionError, Source
 from recbole_rella.files import replacing
 
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_rella.conversion.atomic import write_atomic_files
-from recbole_rella.conversion.book_crossing import book_crossing
-from recbole_rella.conversion.movielens import ml_1m, ml_25m
-from recbole_rella.conversion.source import ConversionError, Source
+from recbole_rella.atomic.book_crossing import book_crossing
+from recbole_rella.atomic.movielens import ml_1m, ml_25m
+from recbole_rella.atomic.source import ConversionError, Source
+from recbole_rella.atomic.writing import write_atomic_files
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from originals import BOOKS, MOVIES, ORIGINALS, READERS, USERS
 
-from recbole_rella.conversion.book_crossing import country
-from recbole_rella.conversion.convert import convert
-from recbole_rella.conversion.source import ConversionError
+from recbole_rella.atomic.book_crossing import country
+from recbole_rella.atomic.convert import convert
+from recbole_rella.atomic.source import ConversionError
 
 
 def converted(name, tmp_path, write=None):
