@@ -10,6 +10,7 @@ from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.data.same_rows import learns_from_labels, same_rows
 from recbole_rella.quick_start import make_config
 from recbole_rella.rows.fields import ROW_ID
+from recbole_rella.rows.history import NO_SPLIT, TRAIN
 from recbole_rella.rows.split import Split, SplitError
 
 
