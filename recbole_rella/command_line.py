@@ -7,8 +7,9 @@ from pathlib import Path
 
 from recbole_rella import processes
 from recbole_rella.errors import RellaError
+from recbole_rella.files import read_yaml
 from recbole_rella.quick_start import run_recbole_rella
-from recbole_rella.run_folder import ADAPTER, METRICS, read_config, read_yaml
+from recbole_rella.run_folder import ADAPTER, CONFIG, METRICS, read_run
 
 USAGE = """Run ReLLa, or any model of RecBole, on a data set.
 
@@ -132,7 +133,7 @@ def _convert(known, files):
 
     given = {"data_path": "dataset/"}  # RecBole's default
     for path in files:
-        given.update(read_yaml(path) or {})
+        given.update(read_yaml(path))
     return convert(known.dataset, known.convert, known.data_path or given["data_path"])
 
 
@@ -188,8 +189,8 @@ def main(arguments=None):
             return counts
     model, dataset = known.model, known.dataset
     if known.resume_from:
-        saved_model, saved_dataset, path = read_config(known.resume_from)
-        model, dataset, files = model or saved_model, dataset or saved_dataset, [path, *files]
+        run = read_run(known.resume_from)
+        model, dataset, files = model or run.model, dataset or run.dataset, [run.folder / CONFIG, *files]
     elif not files:
         model, dataset = model or "ReLLa", dataset or "ml-100k"
     models = [name.strip() for name in (model or "").split(",") if name.strip()]

@@ -8,15 +8,20 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import yaml
 from filelock import FileLock
 
 logger = logging.getLogger(__name__)
+
+# Part of the name of every cached file: raise it when the same input would give another embedded LLM, other vectors or other prompts.
+CACHE_VERSION = 3
 
 
 @contextlib.contextmanager
@@ -32,17 +37,46 @@ def replacing(path):
     try:
         yield temporary / path.name
         if path.is_dir():
-            # A folder cannot be replaced in one step: the old one is moved aside first.
+            # A folder cannot be replaced in one step: the old one is moved aside first, and back if the new one cannot take its place.
             os.replace(path, temporary / "old")
-        os.replace(temporary / path.name, path)
+            try:
+                os.replace(temporary / path.name, path)
+            except OSError:
+                os.replace(temporary / "old", path)
+                raise
+        else:
+            os.replace(temporary / path.name, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_json(path, value):
-    """Write `value` as indented JSON, whole or not at all."""
+def write_text(path, text):
+    """Write a text file in UTF-8, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, default=str) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_yaml(path, values):
+    """Write a dictionary as YAML, in its order, whole or not at all."""
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def read_yaml(path):
+    """The values of a YAML file; an empty file has none."""
+    return yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, whole or not at all; numbers that JSON does not have (nan, infinity) become null."""
+    write_text(path, json.dumps(_finite(value), indent=2, default=str, allow_nan=False) + "\n")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def fingerprint(*parts):
@@ -60,6 +94,11 @@ def fingerprint(*parts):
             digest.update(json.dumps(part, sort_keys=True, default=str, ensure_ascii=False).encode())
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def cache_key(*parts):
+    """The `fingerprint` of what a cached file depends on, this package's way of making it included."""
+    return fingerprint(CACHE_VERSION, *parts)
 
 
 def folder_fingerprint(folder):
@@ -96,19 +135,23 @@ def _read_arrays(path):
         return None
 
 
-def cached_arrays(path, make):
-    """The arrays stored at `path`, or what `make()` returns, stored there. Of several processes one makes them.
+def cached_arrays(folder, kind, parts, make):
+    """Arrays from the cache, or what `make()` returns, kept there. Of several processes one makes them.
 
     The file is a numpy archive, whose checksums are verified on reading; one that does not read well is made again.
 
     Args:
-        path (pathlib.Path): ends in ``.npz``; its name must hold a `fingerprint` of all that the arrays depend on.
+        folder (pathlib.Path): the cache.
+        kind (str): what the arrays are; the file's name begins with it.
+        parts (tuple or None): all that the arrays depend on, for `cache_key`; None where that cannot be known: nothing is kept then.
         make (callable): no arguments, returns a dict of arrays.
 
     Returns:
         dict: str -> numpy.ndarray, what `make` returned, now or earlier.
     """
-    path = Path(path)
+    if parts is None:
+        return make()
+    path = Path(folder) / f"{kind}-{cache_key(*parts)}.npz"
     with lock(path):
         arrays = _read_arrays(path)
         if arrays is None:

@@ -47,6 +47,24 @@ def user_auc(labels, scores, users):
     }
 
 
+def why_not_measurable(metric, labels, users):
+    """Why a metric of scored rows cannot be computed, whatever the scores are.
+
+    Args:
+        metric (str): RecBole's name.
+        labels (numpy.ndarray): 0 or 1, [n].
+        users (numpy.ndarray): user of each row, [n].
+
+    Returns:
+        str or None: None where it can.
+    """
+    if metric.lower() == "auc" and len(np.unique(labels)) < 2:
+        return f"all of them have the label {int(labels[0])}"
+    if metric.lower() == "uauc" and not user_auc(labels, np.zeros(len(labels)), users)["users"]:
+        return "no user has rows of both labels"
+    return None
+
+
 def row_metrics(labels, scores, users):
     """All metrics of scored rows, in full precision.
 
@@ -76,7 +94,7 @@ class Accuracy(AbstractMetric):
 
     def calculate_metric(self, dataobject):
         """RecBole's hook: metric -> value."""
-        scores, labels = (dataobject.get(name).numpy() for name in self.metric_need)
+        scores, labels = (dataobject.get(name).numpy().ravel() for name in self.metric_need)
         return {"accuracy": round(float(((scores > 0.5) == (labels > 0.5)).mean()), self.decimal_place)}
 
 
@@ -89,7 +107,7 @@ class UAUC(AbstractMetric):
 
     def calculate_metric(self, dataobject):
         """RecBole's hook: metric -> value."""
-        scores, labels, users = (dataobject.get(name).numpy() for name in self.metric_need)
+        scores, labels, users = (dataobject.get(name).numpy().ravel() for name in self.metric_need)
         return {"uauc": round(user_auc(labels, scores, users)["uauc"], self.decimal_place)}
 
 
@@ -103,6 +121,10 @@ class _CollectorOfUsers(Collector):
 
     def get_data_struct(self):
         collected = super().get_data_struct()
+        for name in ("rec.score", "data.label"):
+            # RecBole's metrics take a last dimension of one away, be it that of the rows.
+            if name in collected and collected[name].shape == (1,):
+                collected[name] = collected[name][:, None]
         if USERS in self.data_struct:
             del self.data_struct[USERS]
         return collected

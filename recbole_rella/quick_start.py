@@ -21,11 +21,11 @@ from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.row_dataset import KeepsRows
 from recbole_rella.data.same_rows import same_rows
 from recbole_rella.errors import RellaError
-from recbole_rella.files import fingerprint
+from recbole_rella.files import fingerprint, read_yaml
 from recbole_rella.metrics import row_metrics
+from recbole_rella.predictions import KeepsPredictions, keeping_predictions
 from recbole_rella.rows.fields import ROW_ID
-from recbole_rella.run_folder import floats, read_config, read_yaml, write_metrics, write_predictions
-from recbole_rella.trainer import KeepsPredictions, keeping_predictions
+from recbole_rella.run_folder import ADAPTER, RunError, floats, identities_of, read_run, write_metrics, write_predictions
 
 
 class ModelError(RellaError):
@@ -48,9 +48,14 @@ def find_model(name):
 
 
 def make_config(model=None, dataset=None, config_file_list=None, config_dict=None):
-    """RecBole's Config; the model may be an import path, also where only a file or the dictionary names it."""
+    """RecBole's Config; the model may be an import path, also where only a file or the dictionary names it.
+
+    Where the dictionary says resume_from, the run's folder stands for what the settings name that the run named (its LLM, its texts).
+    """
+    if (config_dict or {}).get("resume_from"):
+        config_dict = read_run(config_dict["resume_from"]).settings(config_dict)
     if model is None:
-        sources = [*(read_yaml(path) or {} for path in config_file_list or []), config_dict or {}]
+        sources = [*(read_yaml(path) for path in config_file_list or []), config_dict or {}]
         named = [source["model"] for source in sources if "model" in source]
         model = named[-1] if named and "." in str(named[-1]) else None
     processes.start()  # before RecBole's Config decides which GPUs can be seen
@@ -99,10 +104,12 @@ def load_data(config):
     return dataset, data_preparation(config, dataset)
 
 
-def _load(config):
-    """Data set, data loaders and model of a configuration, seeded as RecBole does it."""
+def _load(config, run=None, allow_changed=()):
+    """Data set, data loaders and model of a configuration, seeded as RecBole does it; compared with those of a run."""
     with processes.first_alone():  # the others find what it made in the caches
         dataset, loaders = load_data(config)
+    if run is not None and isinstance(dataset, ReLLaDataset):
+        run.check(identities_of(dataset.assembly), allow_changed)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = config.model_class(config, loaders[0]._dataset).to(config["device"])
     return dataset, loaders, model
@@ -112,7 +119,8 @@ def _run(config, saved, verbose, callback=None):
     """Train and test; returns RecBole's result dictionary. A run folder is completed, if saved and rows are known."""
     started = time.monotonic()
     logger = getLogger()
-    dataset, loaders, model = _load(config)
+    run = read_run(config["resume_from"]) if config["resume_from"] else None
+    dataset, loaders, model = _load(config, run, _names(config["allow_changed"]))
     train_data, valid_data, test_data = loaders
     logger.info(model)
     prepared = time.monotonic()
@@ -143,7 +151,7 @@ def _run(config, saved, verbose, callback=None):
             "total": ended - started,
         }
         measured = _measured(dataset, loaders, trainer, result, seconds)
-        write_metrics(trainer.run_folder, config, trainer, model, dataset, measured)
+        write_metrics(trainer.run_folder, config, trainer, model, getattr(dataset, "assembly", None), measured)
         logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
     return result
 
@@ -166,8 +174,8 @@ def _measured(dataset, loaders, trainer, result, seconds):
     if len(row_id) and dataset.config["eval_args"]["mode"]["test"] == "labeled":
         write_predictions(trainer.run_folder, dataset, predictions)
         # Prompts are made before, and kept: what one took when it was made counts, whether this run made it or not.
-        milliseconds = 1000 * seconds["test"] / len(row_id) + getattr(dataset, "milliseconds_a_prompt", 0.0)
-        measured["milliseconds_a_row"] = round(milliseconds, 4)
+        prompts = dataset.assembly.milliseconds_a_prompt if isinstance(dataset, ReLLaDataset) else 0.0
+        measured["milliseconds_a_row"] = round(1000 * seconds["test"] / len(row_id) + prompts, 4)
         if scores.min() >= 0 and scores.max() <= 1:
             measured["test_exact"] = row_metrics(rows.label[row_id], scores, rows.user[row_id])
     if isinstance(dataset, ReLLaDataset):
@@ -237,24 +245,64 @@ def no_command_line():
         sys.argv = arguments
 
 
-def load_data_and_model(run_folder):
-    """Restore a run from its folder; no pickled code is read.
+def _names(text):
+    """Names separated by commas, or a list of them; none for None."""
+    return [name.strip() for name in text.split(",") if name.strip()] if isinstance(text, str) else list(text or ())
+
+
+def load_run_data(run_folder, allow_changed=()):
+    """The data and the LLM of a run of ReLLa, compared with what the run stood on; its weights are not loaded yet.
 
     Args:
         run_folder (str or pathlib.Path): as a run of ReLLa left it.
+        allow_changed (iterable of str, or str): what may differ from the run, see run_folder.IDENTITIES.
+
+    Returns:
+        tuple: Run, config, dataset, list of the data loaders of train, valid and test.
+
+    Raises:
+        RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
+    """
+    run = _run_of_rella(run_folder)
+    config = _config_of(run)
+    dataset, loaders = load_data(config)
+    run.check(identities_of(dataset.assembly), _names(allow_changed))
+    return run, config, dataset, loaders
+
+
+def _run_of_rella(run_folder):
+    run = read_run(run_folder)
+    if not run.has_adapter:
+        is_rella = run.model == "ReLLa"
+        remedy = "finish it with --resume_from" if is_rella else "RecBole's own load_data_and_model reads its model.pth"
+        raise RunError(
+            f"run_folder: expected a finished run of ReLLa, found one of {run.model} without adapters in {run.folder}: {remedy}."
+        )
+    return run
+
+
+def _config_of(run):
+    with no_command_line():
+        return make_config(run.model, run.dataset, config_dict=run.settings())
+
+
+def load_data_and_model(run_folder, allow_changed=()):
+    """Restore a run from its folder; no pickled code is read, and nothing is logged or written beside it.
+
+    Args:
+        run_folder (str or pathlib.Path): as a run of ReLLa left it.
+        allow_changed (iterable of str, or str): what may differ from the run: rows, llm, encoder, prompts, version.
 
     Returns:
         tuple: config, model (with the best adapter, in evaluation mode), dataset, train_data, valid_data, test_data, as
         RecBole's function of this name.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
+        RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
     """
-    name, dataset_name, path = read_config(run_folder)
-    with no_command_line():
-        config = make_config(name, dataset_name, [path])
-    _init_logger(config)
-    dataset, loaders, model = _load(config)
-    model.load_adapter(f"{run_folder}/adapter")
+    run = _run_of_rella(run_folder)
+    config = _config_of(run)
+    dataset, loaders, model = _load(config, run, _names(allow_changed))
+    model.load_adapter(run.folder / ADAPTER)
     model.eval()
     return config, model, dataset, *loaders

@@ -1,41 +1,193 @@
-"""What a run leaves behind: a folder of plain files, from which it can be read, scored again and resumed.
+"""What a run leaves behind: a folder of plain files that hold the run, from which it is read, scored again and resumed.
 
-config.yaml       every key after all sources were merged
-metrics.json      metrics, seed, versions, device, times, parameter counts, identity of LLM and encoder
+config.yaml       every key after all sources were merged, as the user gave it; paths are absolute
+identity.json     what the run stands on, each by a name that changes when it does: version (of this package), rows (of the files,
+                  and of the split), llm, encoder, prompts
+llm/              the embedded LLM, as a Hugging Face folder; another LLM is named in config.yaml and proved by its identity
+prompt/           template.jinja and chat.jinja as they were, and items.tsv: the sentence by which each item was retrieved
+metrics.json      metrics, seed, versions, device, times, parameter counts
 test_predictions.csv   row_id, user_id, item_id, timestamp, label, score, with the data set's own ids
 adapter/          the best adapter of ReLLa, in PEFT's standard format
 model.pth         the best checkpoint of a built-in model, RecBole's own
 resume.pt         tensors and numbers from which an interrupted run goes on; no pickled code
+
+`read_run` is the one reader of such a folder.
 """
 
+import json
 import platform
-from importlib.metadata import version
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 
-from recbole_rella.files import replacing, write_json
+from recbole_rella.config import chat_template
+from recbole_rella.errors import RellaError
+from recbole_rella.files import read_yaml, replacing, write_json, write_text, write_yaml
+from recbole_rella.version import VERSION, installed
 
-CONFIG, METRICS, PREDICTIONS = "config.yaml", "metrics.json", "test_predictions.csv"
-ADAPTER, CHECKPOINT, RESUME = "adapter", "model.pth", "resume.pt"
+CONFIG, IDENTITY, METRICS, PREDICTIONS = "config.yaml", "identity.json", "metrics.json", "test_predictions.csv"
+ADAPTER, CHECKPOINT, RESUME, LLM = "adapter", "model.pth", "resume.pt", "llm"
+_TEMPLATE, _CHAT, _SENTENCES = "prompt/template.jinja", "prompt/chat.jinja", "prompt/items.tsv"
 
-_PACKAGES = ("recbole", "torch", "transformers", "peft", "faiss-cpu", "sentence-transformers", "scikit-learn", "numpy")
+# What is compared before a run is used again, and what each stands for.
+IDENTITIES = {
+    "version": "the version of recbole_rella",
+    "rows": "the rows of the data set and their split",
+    "llm": "the LLM",
+    "encoder": "the encoder of items",
+    "prompts": "the words and the form of the prompts",
+}
+_PACKAGES = (
+    "recbole-rella",
+    "recbole",
+    "torch",
+    "transformers",
+    "peft",
+    "faiss-cpu",
+    "sentence-transformers",
+    "scikit-learn",
+    "numpy",
+)
+
+
+class RunError(RellaError):
+    """A folder holds no run, or one that cannot be used so."""
+
+
+class RunChangedError(RunError):
+    """What a run stands on is not what it was."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its folder holds it.
+
+    Attributes:
+        folder (pathlib.Path): absolute.
+        given (dict): config.yaml.
+        identities (dict): name -> str or None; empty for a built-in model, and before a run has begun.
+        metrics (dict or None): of a finished run.
+    """
+
+    folder: Path
+    given: dict
+    identities: dict
+    metrics: dict | None
+
+    @property
+    def model(self):
+        """RecBole's name of the model, or the import path of its class."""
+        return self.given["model"]
+
+    @property
+    def dataset(self):
+        """The name of the data set."""
+        return self.given["dataset"]
+
+    @cached_property
+    def _kept(self):
+        """Key -> path in the folder, of what the folder holds in the place of what the key names."""
+        files = {"llm": LLM, "prompt_template": _TEMPLATE, "prompt_chat": _CHAT}
+        return {key: str(self.folder / name) for key, name in files.items() if (self.folder / name).exists()}
+
+    def settings(self, given=None):
+        """All settings of the run, or others that name what the run names, with what the folder holds in its place.
+
+        Args:
+            given (dict, optional): settings; config.yaml by default.
+
+        Returns:
+            dict: a copy.
+        """
+        given = self.given if given is None else given
+        kept = {key: path for key, path in self._kept.items() if given.get(key, self.given.get(key)) == self.given.get(key)}
+        return {**given, **kept}
+
+    def predictions(self):
+        """The scored test rows, or None; the columns are those that `write_predictions` writes."""
+        path = self.folder / PREDICTIONS
+        return pd.read_csv(path, dtype={"user_id": str, "item_id": str}) if path.is_file() else None
+
+    @property
+    def has_adapter(self):
+        """Whether ReLLa was trained or validated here."""
+        return (self.folder / ADAPTER).is_dir()
+
+    def check(self, found, allowed=()):
+        """Compare what the run stood on with what there is now.
+
+        Args:
+            found (dict): name -> identity, as `identities_of` gives them.
+            allowed (iterable of str): names that may differ.
+
+        Raises:
+            RunChangedError: lists all that differs.
+        """
+        unknown = sorted(set(allowed) - set(IDENTITIES))
+        if unknown:
+            raise RunError(f"allow_changed: expected names among {', '.join(IDENTITIES)}, found {', '.join(unknown)}.")
+        different = [name for name in IDENTITIES if name in self.identities and self.identities[name] != found[name]]
+        refused = [name for name in different if name not in allowed]
+        if refused:
+            lines = [f"  {name}: {IDENTITIES[name]}; expected {self.identities[name]}, found {found[name]}" for name in refused]
+            raise RunChangedError(
+                f"The run in {self.folder} stands on what has changed since:\n"
+                + "\n".join(lines)
+                + "\nIts scores would be others. "
+                f"Bring back what it was, run it again, or go on knowingly with --allow_changed={','.join(refused)}."
+            )
+
+
+def read_run(folder):
+    """Read a run folder.
+
+    Args:
+        folder (str or pathlib.Path): as a run left it, finished or not.
+
+    Returns:
+        Run: of it.
+
+    Raises:
+        RunError: the folder holds no run.
+    """
+    folder = Path(folder).expanduser().resolve()
+    if not (folder / CONFIG).is_file():
+        found = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else "no such folder"
+        raise RunError(f"run_folder: expected the folder of a run with a {CONFIG}, found {folder}: {found}.")
+    given = read_yaml(folder / CONFIG)
+    if not {"model", "dataset"} <= set(given):
+        raise RunError(f"run_folder: expected model and dataset in {folder / CONFIG}, found {sorted(given)[:10]}.")
+    return Run(folder, given, _read_json(folder / IDENTITY) or {}, _read_json(folder / METRICS))
+
+
+def _read_json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a run that ended in the middle has none
+        return None
+
+
+def identities_of(assembly):
+    """What a run on this assembly stands on, to be compared by `Run.check`.
+
+    Returns:
+        dict: name -> str, or None where it cannot be known or there is none.
+    """
+    return {"version": VERSION, **assembly.identities}
 
 
 def plain(value):
     """Whether a value can stand in YAML: text, numbers, truth values, nothing, and lists and dictionaries of these."""
-    return (
-        value is None
-        or isinstance(value, (str, int, float, bool))
-        or (
-            all(map(plain, value))
-            if isinstance(value, (list, tuple))
-            else isinstance(value, dict) and all(plain(k) and plain(v) for k, v in value.items())
-        )
-    )
+    if isinstance(value, (list, tuple)):
+        return all(map(plain, value))
+    if isinstance(value, dict):
+        return all(plain(k) and plain(v) for k, v in value.items())
+    return value is None or isinstance(value, (str, int, float, bool))
 
 
 def model_name(config):
@@ -45,36 +197,42 @@ def model_name(config):
     return config["model"] if known else f"{found.__module__}.{found.__qualname__}"
 
 
-def write_config(folder, config):
-    """Write the merged configuration, as it was before RecBole rewrote some values for its own use.
+def begin_run(folder, config, assembly=None):
+    """Write what the run is: its configuration, and for ReLLa what it stands on.
 
     Args:
         folder (pathlib.Path): the run folder.
-        config (recbole.config.Config): RecBole's.
+        config (recbole.config.Config): RecBole's; keys are written as they were before RecBole rewrote some for its own use.
+        assembly (Assembly, optional): of ReLLa.
     """
     values = {**config.internal_config_dict, **config.external_config_dict}
-    values.update(model=model_name(config), dataset=config["dataset"], resume_from=None)
-    text = yaml.safe_dump({k: v for k, v in values.items() if plain(v)}, sort_keys=False, allow_unicode=True)
-    with replacing(Path(folder) / CONFIG) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    values.update(model=model_name(config), dataset=config["dataset"], resume_from=None, data_path=_data_path(config))
+    if assembly is not None:
+        # On another device `auto` could be another dtype, and the scores others.
+        values["llm_dtype"] = str(assembly.backbone.dtype).removeprefix("torch.")
+        _write_prompts(folder, config, assembly)
+        if config["llm"] == "mini":
+            with replacing(folder / LLM) as temporary:
+                shutil.copytree(assembly.backbone.folder, temporary)
+        write_json(folder / IDENTITY, identities_of(assembly))
+    write_yaml(folder / CONFIG, {key: value for key, value in values.items() if plain(value)})
 
 
-def read_yaml(path):
-    """The values of a YAML file."""
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+def _data_path(config):
+    """RecBole's data_path, absolute; its Config has added the data set's name, and takes the bundled data from elsewhere."""
+    given = config.external_config_dict.get("data_path", config.internal_config_dict.get("data_path"))
+    return str(Path(given).expanduser().resolve()) if given else given
 
 
-def read_config(folder):
-    """The model name, the data set name and the path of the configuration file of a run.
-
-    Raises:
-        FileNotFoundError: the folder holds no run.
-    """
-    path = Path(folder).expanduser() / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"Expected the folder of a run with a {CONFIG}, found {folder}.")
-    values = read_yaml(path)
-    return values["model"], values["dataset"], str(path)
+def _write_prompts(folder, config, assembly):
+    write_text(folder / _TEMPLATE, assembly.texts["layout"])
+    if (chat := chat_template(config["prompt_chat"])) is not None:
+        write_text(folder / _CHAT, chat)
+    if assembly.item_space is not None:
+        lines = (
+            f"{item}\t{sentence}\n" for item, sentence in zip(assembly.prompter.item_ids[1:], assembly.item_space.sentences[1:])
+        )
+        write_text(folder / _SENTENCES, "".join(lines))
 
 
 def write_predictions(folder, dataset, predictions):
@@ -82,7 +240,7 @@ def write_predictions(folder, dataset, predictions):
 
     Args:
         folder (pathlib.Path): the run folder.
-        dataset (ReLLaDataset): knows the rows and their own ids.
+        dataset (RowDataset): knows the rows and their own ids.
         predictions (dict): row_id int [n], score float32 [n].
     """
     rows, row_id = dataset.rows, predictions["row_id"]
@@ -101,12 +259,13 @@ def write_predictions(folder, dataset, predictions):
         table.to_csv(temporary, index=False)
 
 
-def write_metrics(folder, config, trainer, model, dataset, measured):
+def write_metrics(folder, config, trainer, model, assembly, measured):
     """Write what the run measured, and under which circumstances, as JSON.
 
     Args:
         folder (pathlib.Path): the run folder.
-        config (recbole.config.Config), trainer (KeepsPredictions), model, dataset: of the run.
+        config (recbole.config.Config), trainer (KeepsPredictions), model: of the run.
+        assembly (Assembly or None): of ReLLa.
         measured (dict): its figures; JSON-able.
     """
     device = config["device"]
@@ -119,13 +278,12 @@ def write_metrics(folder, config, trainer, model, dataset, measured):
         **measured,
         "parameters": {"trainable": sum(counts[1]), "all": sum(counts[0])},
     }
-    if hasattr(dataset, "backbone"):
-        backbone = dataset.backbone
-        record["llm"] = {"name": config["llm"], "identity": backbone.identity, "dtype": str(backbone.dtype)}
-        record["encoder"], record["answer_tokens"] = dataset.encoder_identity, list(dataset.answer_ids)
+    if assembly is not None:
+        record["llm"] = {"name": config["llm"], "identity": assembly.identities["llm"], "dtype": str(assembly.backbone.dtype)}
+        record["encoder"], record["answer_tokens"] = assembly.identities["encoder"], list(assembly.answer_ids)
     gpu = device.type == "cuda"
     record["device"] = torch.cuda.get_device_name(device) if gpu else f"cpu, {torch.get_num_threads()} threads"
-    record["versions"] = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    record["versions"] = {"python": platform.python_version(), **{name: installed(name) for name in _PACKAGES}}
     write_json(Path(folder) / METRICS, record)
 
 

@@ -1,86 +1,30 @@
-"""What differs from RecBole's Trainer, by overriding its hooks: KeepsPredictions for any model, ReLLaTrainer for ReLLa.
+"""ReLLaTrainer: RecBole's Trainer with its hooks overridden.
 
-RecBole's loop stays: epochs, early stopping, evaluation, metrics. Ours are the forward passes under a token budget, shared by
-the processes of a run, the learning rate schedule, the adapters as checkpoint, the state from which an interrupted run goes on,
-and the predictions that are kept.
+RecBole's loop stays: epochs, early stopping, evaluation, metrics. It calls the loss of a batch, then backward, then the optimizer. Here
+the loss of a batch has made all its gradients already, one forward pass after the other under a token budget, and what RecBole
+gets is a number whose own backward pass adds nothing. Also ours: the forward passes are shared by the processes of a run; the learning
+rate schedule; the adapters as checkpoint; the state from which an interrupted run goes on (checkpoint.py).
 """
 
-import random
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 from recbole.trainer import Trainer
-from recbole.utils import get_local_time, set_color
+from recbole.utils import set_color
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from recbole_rella import processes
-from recbole_rella.files import replacing
-from recbole_rella.rows.fields import PROMPT_DROPPED, PROMPT_LENGTH, ROW_ID
-from recbole_rella.run_folder import ADAPTER, CHECKPOINT, RESUME, write_config
+from recbole_rella.checkpoint import Interruption, RemainingBatches, load_state, random_state, restore_random, save_state
+from recbole_rella.errors import RellaError
+from recbole_rella.predictions import KeepsPredictions
+from recbole_rella.rows.fields import PROMPT_DROPPED, PROMPT_LENGTH
+from recbole_rella.run_folder import ADAPTER, RESUME
 
 
-class KeepsPredictions:
-    """Mixed into a trainer of RecBole: keeps the scores of the evaluated rows, the best epoch and the times.
-
-    Attributes:
-        run_folder (pathlib.Path): where the run is written: resume_from or run_folder where given, else a new one.
-        best_epoch (int or None): the epoch of the best validation score.
-        predictions (dict): row_id and score of the rows of the last evaluation, numpy arrays.
-        train_seconds (float): time in training epochs, without validation.
-    """
-
-    def __init__(self, config, model):
-        super().__init__(config, model)
-        given = config["resume_from"] or config["run_folder"]
-        name = f"{config['model']}-{config['dataset']}-{get_local_time()}"
-        self.run_folder = Path(given).expanduser() if given else Path(self.checkpoint_dir) / name
-        self._is_new = not given
-        self.saved_model_file = str(self.run_folder / CHECKPOINT)
-        self.best_epoch = None
-        self.predictions = {}
-        self.train_seconds = 0.0
-
-    def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
-        if saved:
-            if self._is_new:
-                self.run_folder = processes.from_first(lambda: _new_folder(self.run_folder))
-                self.saved_model_file = str(self.run_folder / Path(self.saved_model_file).name)
-            if processes.is_first():
-                self.run_folder.mkdir(parents=True, exist_ok=True)
-                write_config(self.run_folder, self.config)
-        return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
-
-    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
-        began = time.monotonic()
-        loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
-        self.train_seconds += time.monotonic() - began
-        return loss
-
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        self.best_epoch = epoch if epoch >= 0 else None
-        super()._save_checkpoint(epoch, verbose, **kwargs)
-
-    def _neg_sample_batch_eval(self, batched_data):
-        """RecBole's, with the scores kept row by row."""
-        interaction, scores, positive_u, positive_i = super()._neg_sample_batch_eval(batched_data)
-        if ROW_ID in interaction and scores.dim() == 1:
-            self._kept.append((interaction[ROW_ID].cpu().numpy(), scores.detach().float().cpu().numpy()))
-        return interaction, scores, positive_u, positive_i
-
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        self._kept = []
-        result = super().evaluate(eval_data, load_best_model, model_file, show_progress)
-        rows, scores = zip(*self._kept) if self._kept else ((np.empty(0, int),), (np.empty(0),))
-        self.predictions = {"row_id": np.concatenate(rows), "score": np.concatenate(scores)}
-        return result
-
-
-def keeping_predictions(trainer_class):
-    """The trainer of a built-in model, with KeepsPredictions mixed in."""
-    return type(trainer_class.__name__, (KeepsPredictions, trainer_class), {})
+class TrainingError(RellaError):
+    """Training came to numbers that it cannot go on with."""
 
 
 class ReLLaTrainer(KeepsPredictions, Trainer):
@@ -93,8 +37,9 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
+        self.assembly = model.assembly
         self.saved_model_file = str(self.run_folder / ADAPTER)
-        self._saves = False
+        self._saves, self._interruption = False, Interruption()
         self._resumed = None
         self._epoch = {"order": torch.empty(0)}
         self._dropped = 0
@@ -114,16 +59,30 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
             tuple: best validation score (float), best validation result (dict), as RecBole's.
         """
         self._saves = saved and processes.is_first()
+        if self.config["resume_from"] and processes.from_first((self.run_folder / RESUME).is_file):
+            state = load_state(self.run_folder / RESUME)
+        else:
+            state = None
         steps = len(train_data) * self.epochs
         self._schedule = get_linear_schedule_with_warmup(self.optimizer, int(steps * self.config["warmup_ratio"]), steps)
-        self.optimizer.register_step_post_hook(lambda *_: self._after_step())
-        if self.config["resume_from"] and processes.from_first((self.run_folder / RESUME).is_file):
-            self.resume_checkpoint(self.run_folder / RESUME)
-        result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        if state is not None:
+            self._resume(state)
+        after_step = self.optimizer.register_step_post_hook(lambda *_: self._after_step())
+        try:
+            with self._interruption.watched():
+                result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        except KeyboardInterrupt:
+            if self._saves and "epoch" in self._epoch:
+                self._save_state(self._epoch["epoch"], self._epoch["done"], self._epoch["loss"])
+                self.logger.info(f"Interrupted; go on with --resume_from={self.run_folder}")
+            raise
+        finally:
+            after_step.remove()
         if self.epochs == 0 and valid_data:
             self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress)
             result = self.best_valid_score, self.best_valid_result
         if self._saves:
+            self._epoch["order"] = train_data.generator.get_state()  # more epochs, if they are asked for, go on from here
             self._save_state(self.epochs, 0, 0.0)
         return result
 
@@ -143,7 +102,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         self._tokens = self._dropped = 0
         if self._saves and not resumed:
             self._save_state(epoch_idx, 0, 0.0)
-        rest = _Skipping(train_data, done_before, lambda: resumed and self._restore_random(resumed["random"]))
+        rest = RemainingBatches(train_data, done_before, lambda: resumed and restore_random(resumed["random"]))
         self._bar = tqdm(
             rest,
             total=len(train_data),
@@ -162,7 +121,8 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         Returns:
             torch.Tensor: the mean loss of the batch. Its own backward pass, which RecBole calls, adds nothing.
         """
-        self._batch = interaction
+        self._interruption.begin_step()
+        self._batch = interaction = self.model.prompted(interaction)
         if processes.count() > 1:
             # What is dropped out differs between the processes, and an interrupted run draws it again.
             place = (self.config["seed"], self._epoch["epoch"], self._epoch["done"], processes.rank())
@@ -193,7 +153,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         try:
             super()._check_nan(loss)
         except ValueError as error:
-            raise ValueError(
+            raise TrainingError(
                 f"{error} in epoch {self._epoch['epoch']}; the rows of this batch are {self.model.row_ids(self._batch)}. "
                 "Lower learning_rate, or set llm_dtype to float32 or bfloat16."
             ) from error
@@ -204,6 +164,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         if self._saves and time.monotonic() - self._last_save >= 60 * self.config["checkpoint_minutes"]:
             self._save_state(self._epoch["epoch"], self._epoch["done"], self._epoch["loss"])
             self._last_save = time.monotonic()
+        self._interruption.end_step()
 
     def _log_dropped(self, phase):
         if self._dropped:
@@ -237,7 +198,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
             "trainable": trainable,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "random": _random_state(),
+            "random": random_state(),
             "cur_step": self.cur_step,
             "best_epoch": self.best_epoch,
             "best_valid_score": float(self.best_valid_score),
@@ -246,16 +207,20 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         }
         # Lambda functions of the schedule are code; it makes them again.
         state["schedule"].pop("lr_lambdas", None)
-        with replacing(self.run_folder / RESUME) as temporary:
-            torch.save(state, temporary)
+        save_state(self.run_folder / RESUME, state)
 
     def resume_checkpoint(self, resume_file):
-        """Go on where an interrupted run stopped.
+        """RecBole's name for it: go on where an interrupted run stopped.
 
         Args:
             resume_file (str or pathlib.Path): the state in a run folder.
+
+        Raises:
+            RunError: the file is damaged.
         """
-        state = processes.from_first(lambda: torch.load(resume_file, map_location="cpu", weights_only=True))
+        self._resume(load_state(resume_file))
+
+    def _resume(self, state):
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, value in state["trainable"].items():
@@ -267,16 +232,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         self.train_seconds = state["train_seconds"]
         if self.start_epoch < self.epochs:
             self._resumed = state
-        self.logger.info(f"Resuming from epoch {state['epoch']}, step {state['done']} of [{resume_file}]")
-
-    @staticmethod
-    def _restore_random(state):
-        random.setstate((state["python"][0], tuple(state["python"][1]), state["python"][2]))
-        name, keys, *rest = state["numpy"]
-        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-        torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        self.logger.info(f"Resuming from epoch {state['epoch']}, step {state['done']} of [{self.run_folder}]")
 
     def _neg_sample_batch_eval(self, batched_data):
         interaction, *rest = super()._neg_sample_batch_eval(batched_data)
@@ -284,60 +240,12 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
             self._dropped += int((interaction[PROMPT_DROPPED] > 0).sum())
         return interaction, *rest
 
-    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
-        """RecBole's evaluate; the best model is the adapter in the run folder.
-
-        Args:
-            model_file (str, optional): another adapter folder.
-
-        Returns:
-            collections.OrderedDict: metric -> value.
-        """
-        if not eval_data:
-            return None
+    def _evaluate(self, eval_data, load_best_model, model_file, show_progress):
+        """The best model is the adapter in the run folder; `model_file` may name another adapter folder."""
         if load_best_model:
             self.model.load_adapter(model_file or self.saved_model_file)
             self.logger.info(f"Loading the adapter from {model_file or self.saved_model_file}")
         self._dropped = 0
-        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        result = super()._evaluate(eval_data, False, None, show_progress)
         self._log_dropped("evaluation")
         return result
-
-
-def _random_state():
-    python = random.getstate()
-    name, keys, *rest = np.random.get_state()
-    return {
-        "python": [python[0], list(python[1]), python[2]],
-        "numpy": [name, keys.tolist(), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _new_folder(path):
-    """Make a folder of a name that no other run has: two may start within the same second."""
-    number, free = 1, path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            free.mkdir()
-            return free
-        except FileExistsError:
-            number += 1
-            free = path.with_name(f"{path.name}~{number}")
-
-
-class _Skipping:
-    """The batches of a DataLoader but for the first few, which an interrupted run has been through."""
-
-    def __init__(self, loader, skip, before_rest):
-        self._loader, self._skip, self._before_rest = loader, skip, before_rest
-        self.shuffle, self.sampler = loader.shuffle, loader.sampler
-
-    def __iter__(self):
-        batches = iter(self._loader)
-        for _ in range(self._skip):
-            next(batches)
-        self._before_rest()
-        yield from batches

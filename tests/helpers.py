@@ -285,3 +285,9 @@ TINY = {
     "gpu_id": "",
     "use_gpu": False,
 }
+
+
+def rewrite(settings, name, suffix, change):
+    """Change the text of an atomic file."""
+    path = Path(settings["data_path"]) / name / f"{name}.{suffix}"
+    path.write_text(change(path.read_text()))

@@ -8,7 +8,7 @@ from helpers import write_atomic_files
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
-from recbole_rella.data import preparation
+from recbole_rella.data import assembly, embedded_llm
 from recbole_rella.keys import ConfigError
 from recbole_rella.llm.backbone import Backbone, LLMError, add_lora
 from recbole_rella.prompt.template import TemplateError
@@ -22,8 +22,9 @@ def forbid(monkeypatch):
     def heavy(*_, **__):
         pytest.fail("heavy work began before the input was checked")
 
-    monkeypatch.setattr(preparation, "mini_llm", heavy)
-    monkeypatch.setattr(preparation, "ItemSpace", heavy)
+    monkeypatch.setattr(embedded_llm, "mini_llm", heavy)
+    monkeypatch.setattr(embedded_llm, "item_space", heavy)
+    monkeypatch.setattr(assembly, "item_space", heavy)
     monkeypatch.setattr(Backbone, "model", property(heavy))
 
 
@@ -210,4 +211,4 @@ def test_a_row_that_cannot_fit_is_named(movies, llms, forbid):
 def test_the_llms_positions_bound_the_prompts(movies, llms):
     name, tiny = movies
     (train_data, *_) = build(name, tiny, llm=llms("llama"), max_prompt_tokens=10_000)
-    assert train_data._dataset.prompter.max_tokens == 512
+    assert train_data._dataset.assembly.prompter.max_tokens == 512

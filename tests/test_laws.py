@@ -1,6 +1,7 @@
 """The nine laws of the house, one test or more each. They hold together; breaking one in the code breaks its test."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,15 +84,15 @@ def test_law_1_no_leak(order, data, tmp_path_factory, llms):
         inter = loader._dataset.inter_feat
         row_ids, kinds = inter[ROW_ID].numpy(), inter[RETRIEVED].numpy().astype(bool)
         assert (columns.split[row_ids] == split).all()
-        for row, shown in zip(row_ids, dataset.prompter.shown(row_ids, columns.item[row_ids], kinds)):
+        for row, shown in zip(row_ids, dataset.assembly.prompter.shown(row_ids, columns.item[row_ids], kinds)):
             assert row not in shown
             assert (columns.user[shown] == columns.user[row]).all()
             assert (shown < row).all() and (columns.time[shown] <= columns.time[row]).all()
             assert (columns.split[shown] <= split).all()
-            before = dataset.prompter.text(row, columns.item[row], shown)
+            before = dataset.assembly.prompter.text(row, columns.item[row], shown)
             own, columns.rating[row] = columns.rating[row], 99
             columns.label[row] ^= 1
-            assert dataset.prompter.text(row, columns.item[row], shown) == before
+            assert dataset.assembly.prompter.text(row, columns.item[row], shown) == before
             columns.label[row] ^= 1
             columns.rating[row] = own
             seen += 1
@@ -110,11 +111,11 @@ def test_law_1_nothing_fitted_sees_held_out_labels(movies):
     table.to_csv(path, sep="\t", index=False)
     _, second, _ = build(name, tiny, cache_dir="b")
     assert not np.array_equal(first.rows.label, second.rows.label)
-    ours, theirs = first.backbone.model.state_dict(), second.backbone.model.state_dict()
+    ours, theirs = first.assembly.backbone.model.state_dict(), second.assembly.backbone.model.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     # And the key of the cache does not depend on them either.
     _, third, _ = build(name, tiny, cache_dir="a")
-    assert third.backbone.path == first.backbone.path
+    assert third.assembly.backbone.path == first.assembly.backbone.path
 
 
 def test_law_1_best_epoch_by_validation(movies, monkeypatch):
@@ -183,15 +184,15 @@ def test_law_3_through_predict(movies, llms):
     base = AutoModelForCausalLM.from_pretrained(llms("qwen2"), dtype=torch.float32)
     plain = PeftModel.from_pretrained(base, run / "adapter").eval()
     _, _, dataset, _, _, test_data = load_data_and_model(run)
-    yes, no = dataset.answer_ids
+    yes, no = dataset.assembly.answer_ids
     rows = table["row_id"].to_numpy()
     texts = [
-        dataset.prompter.text(r, dataset.rows.item[r], s)
-        for r, s in zip(rows, dataset.prompter.shown(rows, dataset.rows.item[rows], np.ones(len(rows), bool)))
+        dataset.assembly.prompter.text(r, dataset.rows.item[r], s)
+        for r, s in zip(rows, dataset.assembly.prompter.shown(rows, dataset.rows.item[rows], np.ones(len(rows), bool)))
     ]
     with torch.no_grad():
         for text, score in zip(texts, table["score"]):
-            ids = torch.tensor([dataset.prompter.tokenizer.whole(text)])
+            ids = torch.tensor([dataset.assembly.prompter.tokenizer.whole(text)])
             expected = torch.softmax(plain(ids).logits[0, -1, [yes, no]], -1)[0].item()
             assert score == pytest.approx(expected, abs=1e-5)
     assert table["score"].nunique() > 10
@@ -237,7 +238,7 @@ def test_law_4_subr_equals_brute_force(data):
 def test_law_5_oldest_behaviours_go_first(order, family, movies, llms):
     name, tiny = movies
     _, dataset, _ = build(name, tiny, llm=llms(family), history_size=8, history_order=order, eval_history="recent")
-    prompter = dataset.prompter
+    prompter = dataset.assembly.prompter
     row = len(dataset.rows) - 1
     target, kinds = dataset.rows.item[[row]], np.array([True])
     (shown,) = prompter.shown(np.array([row]), target, kinds)
@@ -245,7 +246,7 @@ def test_law_5_oldest_behaviours_go_first(order, family, movies, llms):
     smallest = len(prompter.tokenizer.ids(prompter.text(row, target[0], shown[:0])))
     dropped_before = 0
     for budget in range(len(full), smallest + 3, -3):
-        prompter.max_tokens = budget
+        prompter = replace(prompter, max_tokens=budget, stored={})
         ((ids,), (dropped,)) = prompter.token_ids(np.array([row]), target, kinds)
         kept = [s for s in shown if s in np.sort(shown)[dropped:]]
         text = prompter.text(row, target[0], np.array(kept, dtype=np.int32))

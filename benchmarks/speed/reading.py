@@ -130,8 +130,7 @@ def path_of(folder, asked, cache):
     rows = test.inter_feat["row_id"].numpy()
     rows = np.random.default_rng(0).choice(rows, min(asked, len(rows)), replace=False)
     with stages.stage(f"retrieval of {len(rows):,} rows"):
-        retriever = Retriever(dataset.rows, dataset.histories, vectors, K, "cosine", config["retrieval_chunk_size"])
-        retriever.prepare(rows, cache)
+        Retriever(dataset.rows, dataset.histories, vectors, K, "cosine").searched_ahead(rows, cache)
     lengths = dataset.histories.past_lengths()
     return stages, {
         "rows": len(dataset.rows),

@@ -87,7 +87,7 @@ class Prompts:
             config = make_config("ReLLa", "ml-100k", config_dict=settings)
             self._train, _, self._test = (loader._dataset for loader in load_data(config)[1])
         logging.disable(logging.NOTSET)
-        self._prompter = self._test.prompter
+        self._prompter = self._test.assembly.prompter
 
     def _texts(self, rows, targets, retrieved):
         shown = self._prompter.shown(rows, targets, retrieved)

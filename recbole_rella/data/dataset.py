@@ -6,8 +6,11 @@ import torch
 from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils import FeatureType
 
-from recbole_rella.data.preparation import prepare
+from recbole_rella.data.assembly import assemble
+from recbole_rella.data.atomic_files import DatasetError
 from recbole_rella.data.row_dataset import RowDataset
+from recbole_rella.files import fingerprint
+from recbole_rella.prompt.words import Words
 from recbole_rella.rows.fields import RETRIEVED, ROW_ID
 
 
@@ -18,15 +21,18 @@ class ReLLaDataset(RowDataset):
 
     Attributes:
         rows (Rows), histories (Histories): as KeepsRows has them.
-        prompter (Prompter), backbone (Backbone), answer_ids (tuple of int): set by `build`.
+        words (dict): user, item -> Words.
+        assembly (Assembly): what makes prompts and scores of the rows; of the data set and its parts, once `build` has made it.
 
     Raises:
-        ValueError: as KeepsRows.
+        RellaError: as KeepsRows.
     """
 
+    assembly = None
+
     def _fill_nan(self):
-        self._user_words = self._words(self.user_feat, self.uid_field)
-        self._item_words = self._words(self.item_feat, self.iid_field)
+        feats = {"user": (self.user_feat, self.uid_field), "item": (self.item_feat, self.iid_field)}
+        self.words = {kind: Words(self._words(*feat), self.config["prompt_words"]) for kind, feat in feats.items()}
         super()._fill_nan()
 
     def _words(self, feat, id_field):
@@ -52,35 +58,29 @@ class ReLLaDataset(RowDataset):
             words[field] = np.where(missing, "", np.array(texts, dtype=object))
         return words
 
-    def words(self):
-        """Field -> words for every internal id, of users and of items; before prompt_words."""
-        return self._user_words, self._item_words
+    @property
+    def user_ids(self):
+        """The data set's own id of every internal one, str [users]."""
+        return self.field2id_token[self.uid_field]
 
-    def words_of(self, kind, internal_id):
-        """Field -> words of one user or item.
+    @property
+    def item_ids(self):
+        """The data set's own id of every internal one, str [items]."""
+        return self.field2id_token[self.iid_field]
 
-        Args:
-            kind (str): user or item.
-            internal_id (int): RecBole's id.
-
-        Returns:
-            dict: str -> str, '' where the atomic file has no value; prompt_words applied.
-        """
-        table = getattr(self, f"_{kind}_words")
-        return self.in_words({field: str(texts[internal_id]) for field, texts in table.items()})
-
-    def in_words(self, values):
-        """Field -> words, where prompt_words names words for a code.
+    def rows_identity(self, parts):
+        """Names the rows, what they say, and which of them train, validate and test.
 
         Args:
-            values (dict): str -> str, as an atomic file has them.
+            parts (list of ReLLaDataset): train, valid and test.
 
         Returns:
-            dict: str -> str.
+            str: 16 hexadecimal digits.
         """
-        codes = self.config["prompt_words"]
-        named = {field: {str(code): words for code, words in codes[field].items()} for field in values if field in codes}
-        return {field: str(named.get(field, {}).get(text, text)) for field, text in values.items()}
+        ratings = [] if self.rows.rating is None else [self.rows.rating]
+        return fingerprint(
+            self.identity(), *ratings, self.rows.split, *(np.unique(part.inter_feat[ROW_ID].numpy()) for part in parts)
+        )
 
     def shown_statistics(self, row_ids):
         """What the prompts of rows show on average, by eval_history (ReLLa, WWW 2024, figure 5: heterogeneity).
@@ -92,13 +92,13 @@ class ReLLaDataset(RowDataset):
             dict: history (retrieved or recent), behaviours (mean number of shown ones), and with heterogeneity_field set
             unique_values (mean number of different values of that item field among them).
         """
-        kind, field = self.config["eval_history"], self.config["heterogeneity_field"]
-        shown = self.prompter.shown(row_ids, self.rows.item[row_ids], np.full(len(row_ids), kind == "retrieved"))
+        kind, field = self.config["eval_history"], self._heterogeneity_field()
+        shown = self.assembly.prompter.shown(row_ids, self.rows.item[row_ids], np.full(len(row_ids), kind == "retrieved"))
         statistics = {"history": kind, "behaviours": float(np.mean([len(s) for s in shown])) if len(shown) else 0.0}
         if field is not None and len(shown):
             is_sequence = self.field2type[field] == FeatureType.TOKEN_SEQ
             separator = self.config["seq_separator"] if is_sequence else None
-            values = [set(v.split(separator) if is_sequence else [v]) - {""} for v in self._item_words[field]]
+            values = [set(v.split(separator) if is_sequence else [v]) - {""} for v in self.words["item"].table[field]]
             statistics["field"] = field
             unique = [len(set().union(*(values[item] for item in self.rows.item[s]))) for s in shown]
             statistics["unique_values"] = float(np.mean(unique))
@@ -112,23 +112,28 @@ class ReLLaDataset(RowDataset):
             with retrieved behaviours), valid, test.
 
         Raises:
-            ValueError: an empty training split, or training labels that are all equal.
+            RellaError: an empty training split, training labels that are all equal, or what `assemble` cannot use.
         """
-        field = self.config["heterogeneity_field"]
-        if field is not None and field not in self._item_words:
-            raise ValueError(
-                f"heterogeneity_field: expected a field of the .item file, found {field!r}; loaded are {sorted(self._item_words)}."
-            )
+        self._heterogeneity_field()
         parts = self._split()
         train, *evaluated = parts
         kinds = {"mixed": (False, True), "recent": (False,), "retrieved": (True,)}[self.config["train_history"]]
         train.inter_feat = cat_interactions([self._with_kind(train.inter_feat, kind) for kind in kinds])
         for part in evaluated:
             part.inter_feat = self._with_kind(part.inter_feat, self.config["eval_history"] == "retrieved")
-        prepare(self, parts)
-        for part in parts:
-            part.prompter, part.backbone, part.answer_ids = self.prompter, self.backbone, self.answer_ids
+        assembly = assemble(self, parts)
+        for part in (self, *parts):
+            part.assembly = assembly
         return parts
+
+    def _heterogeneity_field(self):
+        """The item field whose values are counted, or None: that of a shipped data set may not be loaded."""
+        field, loaded = self.config["heterogeneity_field"], self.words["item"].table
+        if field is None or field in loaded:
+            return field
+        if "heterogeneity_field" in self.config.external_config_dict:
+            raise DatasetError(f"heterogeneity_field: expected a field of the .item file among {sorted(loaded)}, found {field!r}.")
+        return None
 
     @staticmethod
     def _with_kind(inter_feat, retrieved):

@@ -7,13 +7,22 @@ from recbole.data.interaction import Interaction
 from recbole_rella.llm.scoring import pad
 from recbole_rella.rows.fields import PROMPT_DROPPED, PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, RETRIEVED, ROW_ID
 
+_PROMPT_FIELDS = {PROMPT_IDS, PROMPT_LENGTH, PROMPT_ITEM, PROMPT_DROPPED}
+
+
+class PromptedRows(Interaction):
+    """An Interaction with prompts, which stay on the CPU: the LLM takes their tokens in its own batches, when it needs them."""
+
+    def to(self, device, selected_field=None):
+        """RecBole's `to`, but for the prompts."""
+        fields = {selected_field} if isinstance(selected_field, str) else set(selected_field or self.interaction)
+        return PromptedRows(super().to(device, fields - _PROMPT_FIELDS).interaction)
+
 
 class PromptTransform:
     """Interaction -> Interaction with the prompts' token ids.
 
-    RecBole calls it as (dataset, interaction) in every collate. It adds prompt_ids (int64 [n, longest], 0-padded),
-    prompt_length (int64 [n]), prompt_item (int64 [n], the item that the prompt asks about) and prompt_dropped (int64
-    [n], behaviours that the token budget removed).
+    RecBole calls it as (dataset, interaction) in every collate. See `with_prompts`.
 
     Where RecBole samples negative items, it does so after this hook, and for one user at a time: the prompts are then
     left to the model, which makes those that are missing.
@@ -25,20 +34,30 @@ class PromptTransform:
         self._item = config["ITEM_ID_FIELD"]
 
     def __call__(self, dataset, interaction):
-        if self._labeled:
-            interaction.update(prompts(dataset.prompter, interaction, self._item))
+        return with_prompts(dataset.assembly.prompter, interaction, self._item) if self._labeled else interaction
+
+
+def with_prompts(prompter, interaction, item_field):
+    """The interaction with the prompts of its rows about its items; as it is, where it has them already.
+
+    Args:
+        prompter (Prompter): makes them.
+        interaction (Interaction): n rows with row_id, retrieved and the target item.
+        item_field (str): name of the target item's column.
+
+    Returns:
+        PromptedRows: with prompt_ids (int64 [n, longest], 0-padded), prompt_length (int64 [n]), prompt_item (int64 [n], the item
+        that the prompt asks about) and prompt_dropped (int64 [n], behaviours that the token budget removed), on the CPU.
+    """
+    targets = interaction[item_field].cpu()
+    if PROMPT_ITEM in interaction and torch.equal(interaction[PROMPT_ITEM].cpu(), targets):
         return interaction
-
-
-def prompts(prompter, interaction, item_field):
-    """The prompts of an Interaction with row_id, retrieved and the target item, as the Interaction described above."""
-    rows, targets = interaction[ROW_ID].cpu().numpy(), interaction[item_field].cpu().numpy()
-    ids, dropped = prompter.token_ids(rows, targets, interaction[RETRIEVED].cpu().numpy().astype(bool))
-    return Interaction(
-        {
-            PROMPT_IDS: pad(ids),
-            PROMPT_LENGTH: torch.tensor([len(i) for i in ids]),
-            PROMPT_ITEM: torch.from_numpy(targets.astype(np.int64)),
-            PROMPT_DROPPED: torch.tensor(dropped),
-        }
-    )
+    targets = targets.numpy()
+    ids, dropped = prompter.token_ids(interaction[ROW_ID].cpu().numpy(), targets, interaction[RETRIEVED].cpu().numpy().astype(bool))
+    prompts = {
+        PROMPT_IDS: pad(ids),
+        PROMPT_LENGTH: torch.tensor([len(i) for i in ids]),
+        PROMPT_ITEM: torch.from_numpy(targets.astype(np.int64)),
+        PROMPT_DROPPED: torch.tensor(dropped),
+    }
+    return PromptedRows({**interaction.interaction, **prompts})

@@ -10,9 +10,9 @@ import traceback
 import warnings
 from pathlib import Path
 
-from recbole_rella.files import write_json
+from recbole_rella.files import read_yaml, write_json
 from recbole_rella.quick_start import run_recbole_rella
-from recbole_rella.run_folder import RESUME, read_yaml
+from recbole_rella.run_folder import RESUME
 
 ERROR = "error.json"
 

@@ -3,17 +3,20 @@
 import json
 import logging
 import re
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from recbole_rella import processes
 from recbole_rella.errors import RellaError
 from recbole_rella.files import folder_fingerprint, replacing
+from recbole_rella.llm.hub import commit_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +35,25 @@ class Backbone:
         quantization (str or None): 8bit or 4bit, through bitsandbytes.
         attn_implementation (str or None), trust_remote_code (bool): as in ``from_pretrained``.
         shard (bool): divide the weights among the processes of this run (see `processes.divide`).
+        revision (str, optional): branch, tag or commit of a hub model; the main branch by default.
 
     Raises:
         LLMError: there is no such LLM, or it cannot be loaded so.
     """
 
     def __init__(
-        self, path, device, dtype="auto", quantization=None, attn_implementation=None, trust_remote_code=False, shard=False
+        self,
+        path,
+        device,
+        dtype="auto",
+        quantization=None,
+        attn_implementation=None,
+        trust_remote_code=False,
+        shard=False,
+        revision=None,
     ):
         self.path, self.device, self.quantization = str(path), torch.device(device), quantization
+        self._revision = revision
         self.is_sharded = processes.count() > 1 and (shard or processes.launched_with_fsdp())
         if dtype == "auto":
             dtype = "bfloat16" if self.device.type == "cuda" else "float32"
@@ -52,9 +65,22 @@ class Backbone:
                 f"llm_quantization: expected none without a CUDA device, found {quantization!r}; bitsandbytes needs one."
             )
 
+    @cached_property
+    def folder(self):
+        """The folder of the LLM, or None for one of the hub."""
+        folder = Path(self.path).expanduser()
+        return folder if folder.is_dir() else None
+
+    @cached_property
+    def commit(self):
+        """The commit of a hub model, found once, from which all of its files are loaded; None for a folder, or where none is known."""
+        return None if self.folder else commit_of(self.path, self._revision)
+
     def _load(self, loader, what, **arguments):
+        path = str(self.folder or self.path)
+        revision = {} if self.folder else {"revision": self.commit or self._revision or "main"}
         try:
-            return loader.from_pretrained(self.path, trust_remote_code=self._trust, **arguments)
+            return loader.from_pretrained(path, trust_remote_code=self._trust, **revision, **arguments)
         except (OSError, ValueError, ImportError, KeyError) as error:
             # transformers asks for tiktoken where sentencepiece is what is missing.
             hint = " A tokenizer.model alone needs: pip install sentencepiece protobuf." if what == "tokenizer" else ""
@@ -94,10 +120,21 @@ class Backbone:
 
     @cached_property
     def identity(self):
-        """Names the weights: the hash of a folder's files, or the hub's commit."""
-        folder = Path(self.path).expanduser()
-        version = folder_fingerprint(folder) if folder.is_dir() else getattr(self.config, "_commit_hash", None)
-        return f"{folder.name if folder.is_dir() else self.path}@{version}"
+        """Names the weights: the hash of a folder's files, or name and commit on the hub.
+
+        Returns:
+            str or None: None where the version of a hub model cannot be known. Nothing of it is then kept for other runs.
+        """
+        if self.folder:
+            return folder_fingerprint(self.folder)
+        if self.commit is None:
+            logger.warning(
+                "llm: no commit of %r can be found, so what depends on it (item vectors, prompts) is made anew in every run. "
+                "Set llm_revision to a commit, or give a folder.",
+                self.path,
+            )
+            return None
+        return f"{self.path}@{self.commit}"
 
     @property
     def max_positions(self):
@@ -154,6 +191,28 @@ def _targets_in_decoder(model, names, targets):
     if all(name.startswith(decoder) for name in found):
         return targets
     return rf"{re.escape(decoder)}\.(.*\.)?({'|'.join(map(re.escape, targets))})"
+
+
+@contextmanager
+def without_adapters(model):
+    """Within this context an LLM is what it was before adapters were put into its layers (PEFT does that in place).
+
+    Args:
+        model (torch.nn.Module): an LLM, with or without adapters.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer) and not module.disable_adapters]
+    trained = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for layer in layers:
+            layer.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def save_adapter(model, folder):

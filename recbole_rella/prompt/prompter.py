@@ -1,39 +1,47 @@
-"""From a row to the token ids of its prompt: choose the shown behaviours, render, tokenize, keep within the budget."""
+"""From a row to the token ids of its prompt: choose the shown behaviours, render, tokenize, keep within the budget.
 
-import logging
+RowTexts gives texts; Prompter, which needs an LLM's tokenizer too, gives token ids.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from recbole_rella.errors import RellaError
-from recbole_rella.prompt.template import Behaviour, Others
+from recbole_rella.prompt.stored_prompts import StoredPrompts
+from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate
+from recbole_rella.prompt.tokenization import PromptTokenizer
+from recbole_rella.rows.history import Histories, Rows
 
-logger = logging.getLogger(__name__)
+_ORDERS = {"time": np.sort, "similarity": np.array, "similarity_reversed": np.flip}
 
 
 class PromptBudgetError(RellaError):
     """A prompt does not fit into max_prompt_tokens even without any behaviour."""
 
 
-class Prompter:
-    """Prompts of the rows of one data set.
-
-    Args:
-        rows (Rows), histories (Histories): all rows.
-        template (PromptTemplate): renders.
-        history_size (int): K, the number of behaviours shown.
-        order (str): time, similarity or similarity_reversed.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RowTexts:
+    """Rows in words: which behaviours a prompt shows, and its text.
 
     Attributes:
-        retriever (Retriever or None): set before retrieved behaviours are asked for.
-        tokenizer (PromptTokenizer or None), max_tokens (int): set before token ids are asked for.
-        stored (dict): whether retrieved -> StoredPrompts, which are not made again.
+        rows (Rows), histories (Histories): all rows.
+        user_ids, item_ids (sequence of str): the data set's own id of every internal one, for messages.
+        template (PromptTemplate): renders.
+        history_size (int): K, the number of behaviours shown.
+        history_order (str): time, similarity (closest first) or similarity_reversed.
+        retriever (Retriever or None): finds the closest behaviours; None where only recent ones are asked for.
     """
 
-    def __init__(self, rows, histories, template, history_size, order):
-        self.rows, self.histories, self.template = rows, histories, template
-        self.history_size, self.order = history_size, order
-        self.retriever = self.tokenizer = self.max_tokens = None
-        self.stored = {}
+    rows: Rows
+    histories: Histories
+    user_ids: list
+    item_ids: list
+    template: PromptTemplate
+    history_size: int
+    history_order: str
+    retriever: object = None
 
     def _behaviour(self, row):
         rows = self.rows
@@ -69,11 +77,14 @@ class Prompter:
         places = np.flatnonzero(retrieved)
         if len(places):
             for place, found in zip(places, self.retriever.closest(rows[places], targets[places])):
-                found = found[found >= 0]
-                chosen[place] = {"time": np.sort, "similarity": np.array, "similarity_reversed": np.flip}[self.order](found)
+                chosen[place] = _ORDERS[self.history_order](found[found >= 0])
         for place in np.flatnonzero(~retrieved):
-            chosen[place] = self.histories.of(rows[place])[-self.history_size :]
+            chosen[place] = self.recent(rows[place])
         return chosen
+
+    def recent(self, row):
+        """The row_ids of the K most recent behaviours of a row, oldest first, int32."""
+        return self.histories.of(row)[-self.history_size :]
 
     def text(self, row, target, shown):
         """The text of one prompt; `shown` as from `shown`."""
@@ -83,22 +94,37 @@ class Prompter:
         """The prompt of one row with its answer, and the spans of its answers and ratings: see `PromptTemplate`."""
         return self.template.document(*self._parts(row, self.rows.item[row], shown), int(self.rows.label[row]))
 
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prompter(RowTexts):
+    """Prompts of rows, as an LLM reads them.
+
+    Attributes:
+        tokenizer (PromptTokenizer): of the LLM.
+        max_tokens (int): that a prompt may have.
+        stored (Mapping): whether retrieved -> StoredPrompts, which are not made again.
+    """
+
+    tokenizer: PromptTokenizer
+    max_tokens: int
+    stored: Mapping[bool, StoredPrompts] = field(default_factory=dict)
+
     def fitted(self, row, target, shown):
-        """Token ids of one prompt within the budget, and how many of the oldest shown behaviours had to go (law 5).
+        """Token ids of one prompt within the budget, and which behaviours it shows: the oldest go first (law 5).
 
         Args:
             row, target (int): row_id and item id.
             shown (numpy.ndarray): row_ids, in the order in which they are shown.
 
         Returns:
-            tuple: list of int; int.
+            tuple: list of int; those of `shown` that are left, in their order.
 
         Raises:
             PromptBudgetError: the prompt does not fit even without any behaviour.
         """
         ids = self.tokenizer.ids(self.text(row, target, shown))
         if len(ids) <= self.max_tokens:
-            return ids, 0
+            return ids, shown
         oldest_first = np.sort(shown)
         # The largest number of behaviours that fits; a bisection, as each try renders and tokenizes a prompt.
         fits, too_many, best = -1, len(shown), None
@@ -107,16 +133,16 @@ class Prompter:
             kept = shown[np.isin(shown, oldest_first[len(shown) - middle :])]
             ids = self.tokenizer.ids(self.text(row, target, kept))
             if len(ids) <= self.max_tokens:
-                fits, best = middle, ids
+                fits, best = middle, (ids, kept)
             else:
                 too_many = middle
         if best is None:
             raise PromptBudgetError(
-                f"max_prompt_tokens: the prompt of row {row} (user {self.rows.user[row]}, item {target}) has {len(ids)} "
-                f"tokens without any behaviour, and {self.max_tokens} are allowed. Raise max_prompt_tokens (the LLM's "
-                "positions permitting), or shorten the profile, the question or the item's name."
+                f"max_prompt_tokens: the prompt of user {self.user_ids[self.rows.user[row]]} about item {self.item_ids[target]} (row "
+                f"{row}) has {len(ids)} tokens without any behaviour, and {self.max_tokens} are allowed. Raise max_prompt_tokens (the "
+                "LLM's positions permitting), or shorten the profile, the question or the item's name."
             )
-        return best, len(shown) - fits
+        return best
 
     def token_ids(self, rows, targets, retrieved):
         """Token ids of prompts.
@@ -132,12 +158,13 @@ class Prompter:
             PromptBudgetError: names a row that does not fit even without history.
         """
         rows, targets, retrieved = (np.asarray(column) for column in (rows, targets, retrieved))
-        fitted = [self._stored(row, target, kind) for row, target, kind in zip(rows, targets, retrieved)]
-        new = np.flatnonzero([f is None for f in fitted])
+        prompts = [self._stored(row, target, kind) for row, target, kind in zip(rows, targets, retrieved)]
+        new = np.flatnonzero([prompt is None for prompt in prompts])
         shown = self.shown(rows[new], targets[new], retrieved[new])
-        for place, row, target, s in zip(new, rows[new], targets[new], shown):
-            fitted[place] = self.fitted(int(row), int(target), s)
-        return [ids for ids, _ in fitted], [dropped for _, dropped in fitted]
+        for place, row, target, behaviours in zip(new, rows[new], targets[new], shown):
+            ids, kept = self.fitted(int(row), int(target), behaviours)
+            prompts[place] = ids, len(behaviours) - len(kept)
+        return [ids for ids, _ in prompts], [dropped for _, dropped in prompts]
 
     def _stored(self, row, target, retrieved):
         stored = self.stored.get(bool(retrieved))

@@ -1,13 +1,11 @@
 """Prompts that are tokenized once for all epochs, and for all runs that show the same rows in the same words."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 
-from recbole_rella.files import cached_arrays, fingerprint
+from recbole_rella.files import cached_arrays
 
-_VERSION = 1  # part of the cache key: raise it when the same input would give other tokens
 # Beyond this, prompts are made when they are asked for: kept ones take 4 bytes a token of memory, and as much disk.
 _LIMIT = 500_000
 
@@ -17,11 +15,15 @@ class StoredPrompts:
 
     Args:
         row_ids (numpy.ndarray): ascending, int64 [n].
-        arrays (dict): ids (int32, all prompts joined), ends (int64 [n]), dropped (int32 [n]).
+        arrays (dict): ids (int32, all prompts joined), ends (int64 [n]), dropped (int32 [n]), milliseconds (float []).
+
+    Attributes:
+        milliseconds (float): that a prompt took when it was made.
     """
 
     def __init__(self, row_ids, arrays):
         self.row_ids, self._ids, self._ends, self._dropped = row_ids, arrays["ids"], arrays["ends"], arrays["dropped"]
+        self.milliseconds = float(arrays["milliseconds"])
 
     def place(self, row):
         """The place of a row, or None."""
@@ -34,22 +36,22 @@ class StoredPrompts:
         return self._ids[begin : self._ends[place]].tolist(), int(self._dropped[place])
 
 
-def store_prompts(prompter, row_ids, retrieved, key, folder):
-    """Tokenize the prompts of rows, or take them from the cache; `prompter` hands them out from then on.
+def stored_prompts(prompter, row_ids, retrieved, identity, folder):
+    """The prompts of rows about their own items: tokenized now, or from the cache.
 
     Args:
-        prompter (Prompter): complete; gets them as `stored[retrieved]`.
+        prompter (Prompter): makes them.
         row_ids (numpy.ndarray): int [n].
         retrieved (bool): whether they show retrieved behaviours, or recent ones.
-        key (str): fingerprint of the words, the tokenizer, the retrieval and the rows.
+        identity (str or None): names what all prompts depend on; None where that cannot be known: nothing is cached then.
         folder (pathlib.Path): the cache.
 
     Returns:
-        float: milliseconds that a prompt took when it was made.
+        StoredPrompts or None: None for no rows, or for too many to keep.
     """
     row_ids = np.unique(row_ids)
     if not 0 < len(row_ids) <= _LIMIT:
-        return 0.0
+        return None
 
     def make():
         began = time.monotonic()
@@ -62,7 +64,5 @@ def store_prompts(prompter, row_ids, retrieved, key, folder):
             "milliseconds": np.array(milliseconds),
         }
 
-    name = f"prompts-{fingerprint(_VERSION, key, row_ids, bool(retrieved))}.npz"
-    arrays = cached_arrays(Path(folder) / name, make)
-    prompter.stored[bool(retrieved)] = StoredPrompts(row_ids, arrays)
-    return float(arrays["milliseconds"])
+    parts = None if identity is None else (identity, row_ids, bool(retrieved))
+    return StoredPrompts(row_ids, cached_arrays(folder, "prompts", parts, make))

@@ -1,7 +1,7 @@
-"""Item sentences to item vectors: encode, reduce by PCA, normalize, and keep them on disk.
+"""Encoders: item sentences to vectors.
 
-ReLLa (WWW 2024), section 3.2: an item is described in one sentence, encoded by the LLM itself (mean of its last hidden
-states), reduced by PCA to 512 dimensions, and compared by cosine. Any encoder with `identity` and `encode` will do.
+An encoder has `identity` (str, which names its weights and settings; None where it cannot be known), `encode(list of str) -> [n, d]`,
+and `fit(list of str)` if it learns from the catalogue.
 """
 
 import logging
@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.preprocessing import normalize
 
-from recbole_rella.files import cached_arrays, fingerprint, folder_fingerprint
+from recbole_rella.errors import RellaError
+from recbole_rella.files import fingerprint, folder_fingerprint
+from recbole_rella.llm.backbone import without_adapters
+from recbole_rella.llm.hub import commit_of
 from recbole_rella.llm.scoring import batches_by_tokens, pad
 
 logger = logging.getLogger(__name__)
+
+
+class EncoderError(RellaError):
+    """An encoder of item sentences cannot be loaded, or gives no vectors that can be compared."""
 
 
 class TfidfEncoder:
@@ -31,10 +36,10 @@ class TfidfEncoder:
             sentences (list of str): of the catalogue.
 
         Raises:
-            ValueError: there is no word in them.
+            EncoderError: there is no word in them.
         """
         if not any(any(character.isalnum() for character in sentence) for sentence in sentences):
-            raise ValueError(
+            raise EncoderError(
                 "retrieval_encoder tfidf: expected item sentences with words, found none; "
                 "set retrieval_sentence to fields that hold text."
             )
@@ -56,24 +61,38 @@ class TfidfEncoder:
 class SentenceTransformersEncoder:
     """Any model that sentence-transformers loads, by name or folder.
 
+    Args:
+        name (str): on the hub, or a folder.
+        device (torch.device): where it encodes.
+        revision (str, optional): branch, tag or commit of a hub model.
+
     Raises:
-        ValueError: if there is no such model, or it cannot be reached.
+        EncoderError: if there is no such model, or it cannot be reached.
     """
 
-    def __init__(self, name, device):
+    def __init__(self, name, device, revision=None):
         from sentence_transformers import SentenceTransformer  # imports for seconds, and only this encoder needs it
 
         folder = Path(name).expanduser()
+        commit = None if folder.is_dir() else commit_of(name, revision, ("modules.json", "config.json"))
+        source = (
+            {"model_name_or_path": str(folder)} if folder.is_dir() else {"model_name_or_path": name, "revision": commit or revision}
+        )
         try:
-            self.model = SentenceTransformer(str(folder) if folder.is_dir() else name, device=str(device))
-        except Exception as error:
-            raise ValueError(
+            self.model = SentenceTransformer(**source, device=str(device))
+        except Exception as error:  # those of the hub, of files and of transformers: whatever it is, the remedy is the same
+            raise EncoderError(
                 f"retrieval_encoder: expected llm, tfidf, or the name or folder of a sentence-transformers model, found "
                 f"{name!r}, which could not be loaded ({type(error).__name__}: {error}). Check the name, or give a folder."
             ) from error
-        config = getattr(self.model[0], "auto_model", None)
-        revision = getattr(getattr(config, "config", None), "_commit_hash", None)
-        self.identity = f"{name}@{_tree_fingerprint(folder) if folder.is_dir() else revision}"
+        version = _tree_fingerprint(folder) if folder.is_dir() else commit
+        self.identity = None if version is None else f"{'sentence-transformers' if folder.is_dir() else name}@{version}"
+        if version is None:
+            logger.warning(
+                "retrieval_encoder: no commit of %r can be found, so its item vectors are made anew in every run. Set "
+                "retrieval_encoder_revision to a commit, or give a folder.",
+                name,
+            )
 
     def encode(self, sentences):
         """Encode sentences; float32 [n, d]."""
@@ -83,6 +102,9 @@ class SentenceTransformersEncoder:
 class HiddenStateEncoder:
     """The paper's encoder: the LLM's own last hidden states over a sentence, averaged or at its last token.
 
+    The LLM is always the one before tuning: adapters that were put on it meanwhile are left out, so that an item has the same
+    vector in training and in serving.
+
     Args:
         backbone (Backbone): the LLM, not loaded before vectors are asked for.
         pooling (str): mean or last.
@@ -91,7 +113,8 @@ class HiddenStateEncoder:
 
     def __init__(self, backbone, pooling, micro_tokens):
         self._backbone, self._pooling, self._micro_tokens = backbone, pooling, micro_tokens
-        self.identity = f"{backbone.identity}/{backbone.dtype}/{backbone.quantization}/{pooling}"
+        known = backbone.identity is not None
+        self.identity = f"{backbone.identity}/{backbone.dtype}/{backbone.quantization}/{pooling}" if known else None
 
     @torch.no_grad()
     def encode(self, sentences):
@@ -101,15 +124,16 @@ class HiddenStateEncoder:
         ids = [tokenizer(s, truncation=limit is not None, max_length=limit)["input_ids"] or [0] for s in sentences]
         vectors = np.empty((len(ids), model.config.get_text_config().hidden_size), dtype=np.float32)
         lengths = np.array([len(i) for i in ids])
-        for batch in batches_by_tokens(lengths, self._micro_tokens):
-            padded = pad([ids[place] for place in batch]).to(model.device)
-            mask = pad([[1] * lengths[place] for place in batch]).to(model.device)
-            states = model.base_model(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state.float()
-            if self._pooling == "last":
-                pooled = states[torch.arange(len(batch)), mask.sum(dim=1) - 1]
-            else:
-                pooled = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-            vectors[batch] = pooled.cpu().numpy()
+        with without_adapters(model):
+            for batch in batches_by_tokens(lengths, self._micro_tokens):
+                padded = pad([ids[place] for place in batch]).to(model.device)
+                mask = pad([[1] * lengths[place] for place in batch]).to(model.device)
+                states = model.base_model(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state.float()
+                if self._pooling == "last":
+                    pooled = states[torch.arange(len(batch)), mask.sum(dim=1) - 1]
+                else:
+                    pooled = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+                vectors[batch] = pooled.cpu().numpy()
         return vectors
 
 
@@ -117,74 +141,24 @@ def _tree_fingerprint(folder):
     return fingerprint([folder_fingerprint(path) for path in [folder, *sorted(folder.rglob("*"))] if path.is_dir()])
 
 
-class ItemSpace:
-    """The space in which items are compared: the vectors of the catalogue, and those of items that it does not have.
-
-    Equal sentences get equal vectors, whatever batch they were encoded in. The catalogue's vectors come from the cache where
-    they are there.
+def make_encoder(name, backbone, config):
+    """The encoder that a configuration names.
 
     Args:
-        sentences (list of str): one an item of the catalogue, n in all.
-        encoder: has `identity` (str, names its weights and settings), `encode(list of str) -> [n, d]`, and `fit(list of str)`
-            if it learns from the catalogue.
-        pca_dim (int or None): dimension after PCA (scikit-learn); skipped where there are not more.
-        metric (str): cosine (vectors are made unit vectors), l2 or dot.
-        cache_folder (pathlib.Path): where vectors are kept.
-
-    Attributes:
-        vectors (numpy.ndarray): of the catalogue, float32 [n, d].
+        name (str): llm, tfidf, or the name or folder of a sentence-transformers model.
+        backbone (Backbone or None): the LLM; needed for llm alone.
+        config (Mapping): device, retrieval_pooling, retrieval_encoder_revision, eval_micro_tokens.
 
     Raises:
-        ValueError: a vector is not finite.
+        EncoderError: there is no such encoder, or the LLM cannot encode.
     """
-
-    def __init__(self, sentences, encoder, pca_dim, metric, cache_folder):
-        self._distinct, self._place = np.unique(np.array(sentences, dtype=object).astype(str), return_inverse=True)
-        self._encoder, self._pca_dim, self._metric = encoder, pca_dim, metric
-        key = fingerprint(sentences, encoder.identity, pca_dim, metric == "cosine")
-        arrays = cached_arrays(Path(cache_folder) / f"item-space-{key}.npz", self._make)
-        self.vectors, self._mean, self._components = arrays["vectors"], arrays["mean"], arrays["components"]
-        self._fitted = False
-
-    def _fit(self):
-        if hasattr(self._encoder, "fit"):
-            self._encoder.fit(list(self._distinct))
-        self._fitted = True
-
-    def _make(self):
-        logger.info("Encoding %d different item sentences (%s).", len(self._distinct), self._encoder.identity)
-        self._fit()
-        vectors = self._encoder.encode(list(self._distinct))[self._place]
-        sparse = not isinstance(vectors, np.ndarray)
-        mean = components = np.empty(0, dtype=np.float32)
-        if self._pca_dim is not None and self._pca_dim < min(vectors.shape):
-            # Arpack takes sparse vectors as they are; centring them by hand would make them dense.
-            pca = PCA(self._pca_dim, svd_solver="arpack" if sparse else "auto", random_state=0)
-            vectors = pca.fit_transform(vectors)
-            mean, components = pca.mean_, pca.components_
-        elif sparse:
-            vectors = vectors.toarray()
-        return {"vectors": self._finish(vectors), "mean": mean, "components": components}
-
-    def _finish(self, vectors):
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if not np.isfinite(vectors).all():
-            raise ValueError(f"retrieval_encoder: expected finite item vectors, found others from {self._encoder.identity}.")
-        return normalize(vectors).astype(np.float32) if self._metric == "cosine" else vectors
-
-    def encode(self, sentences):
-        """Vectors of items that are not in the catalogue, by the encoder, words and PCA of the catalogue.
-
-        Args:
-            sentences (list of str): m sentences.
-
-        Returns:
-            numpy.ndarray: float32 [m, d].
-        """
-        if not self._fitted:
-            self._fit()
-        vectors = self._encoder.encode(list(sentences))
-        vectors = vectors if isinstance(vectors, np.ndarray) else vectors.toarray()
-        if len(self._components):
-            vectors = (vectors - self._mean) @ self._components.T
-        return self._finish(vectors)
+    if name == "tfidf":
+        return TfidfEncoder()
+    if name != "llm":
+        return SentenceTransformersEncoder(name, config["device"], config["retrieval_encoder_revision"])
+    if backbone.is_sharded:
+        raise EncoderError(
+            "retrieval_encoder: expected tfidf or a sentence-transformers model with an LLM that is divided among processes, which "
+            "encodes nothing, found llm."
+        )
+    return HiddenStateEncoder(backbone, config["retrieval_pooling"], config["eval_micro_tokens"])

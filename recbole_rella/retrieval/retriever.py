@@ -1,81 +1,91 @@
-"""SUBR over all rows of a data set: results that are found once and kept, and those of other candidates when they are asked for."""
+"""SUBR over all rows of a data set: what was found ahead of time, and what other candidates are searched for when they are asked for."""
 
 import time
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recbole_rella.files import cached_arrays, fingerprint
+from recbole_rella.files import cached_arrays
 from recbole_rella.retrieval.subr import retrieve
+from recbole_rella.rows.history import Histories, Rows
 
 
-class Retriever:
-    """SUBR for the rows of one data set, and its results for the rows that were asked for ahead of time.
+@dataclass(frozen=True, eq=False)
+class Retrieved:
+    """Behaviours that were found ahead of time, for rows and their own targets.
 
-    Args:
-        rows (Rows), histories (Histories): all rows.
-        vectors (numpy.ndarray): one an item id, float32 [items, d].
-        k (int): behaviours to retrieve.
-        metric (str), chunk_size (int): as for `retrieve`.
+    Attributes:
+        row_ids (numpy.ndarray): ascending, int64 [n].
+        behaviours (numpy.ndarray): row_ids, int32 [n, k], closest first, -1 where there are fewer.
+        milliseconds (float): that a row took when it was searched.
     """
 
-    def __init__(self, rows, histories, vectors, k, metric, chunk_size):
-        self._rows, self._histories, self.vectors = rows, histories, vectors
-        self._k, self._metric, self._chunk_size = k, metric, chunk_size
-        self._known = np.empty(0, dtype=np.int64)
-        self._found = np.empty((0, k), dtype=np.int32)
+    row_ids: np.ndarray
+    behaviours: np.ndarray
+    milliseconds: float
+
+    @classmethod
+    def of_none(cls, k):
+        """For no row."""
+        return cls(np.empty(0, dtype=np.int64), np.empty((0, k), dtype=np.int32), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Retriever:
+    """The k behaviours of a row's own past that are closest to an item.
+
+    Attributes:
+        rows (Rows), histories (Histories): all rows.
+        vectors (numpy.ndarray): one an item id, float32 [items, d]; unit vectors where `metric` is cosine.
+        k (int): behaviours to retrieve.
+        metric (str): as for `retrieve`.
+        ahead (Retrieved or None): what was found ahead of time.
+    """
+
+    rows: Rows
+    histories: Histories
+    vectors: np.ndarray
+    k: int
+    metric: str
+    ahead: Retrieved | None = None
 
     def search(self, rows, targets):
         """The k closest behaviours of each row to a target, int32 [n, k], and their similarities; see `retrieve`."""
-        columns = self._rows
-        return retrieve(
-            self.vectors,
-            columns.item,
-            self._histories,
-            columns.split,
-            columns.user,
-            rows,
-            targets,
-            self._k,
-            self._metric,
-            self._chunk_size,
-        )
+        columns = self.rows
+        return retrieve(self.vectors, columns.item, self.histories, columns.split, columns.user, rows, targets, self.k, self.metric)
 
-    def prepare(self, rows, folder):
-        """Retrieve for rows and their own targets once, before they are asked for one batch at a time.
+    def searched_ahead(self, row_ids, folder):
+        """This retriever with the results for rows and their own targets, searched once for all epochs and runs.
 
         Args:
-            rows (numpy.ndarray): row_ids, int [n].
+            row_ids (numpy.ndarray): int [n].
             folder (pathlib.Path): the cache, from which the result comes where vectors, rows, split and settings are equal.
 
         Returns:
-            float: milliseconds that a row took when it was searched.
+            Retriever: another one.
         """
-        self._known = np.unique(np.asarray(rows, dtype=np.int64))
-        columns = self._rows
-        key = fingerprint(
-            self.vectors, columns.user, columns.item, columns.split, self._known, self._k, self._metric, self._chunk_size
-        )
+        row_ids, columns = np.unique(np.asarray(row_ids, dtype=np.int64)), self.rows
 
         def make():
             began = time.monotonic()
-            found = self.search(self._known, columns.item[self._known])[0]
-            milliseconds = 1000 * (time.monotonic() - began) / max(1, len(self._known))
+            found = self.search(row_ids, columns.item[row_ids])[0]
+            milliseconds = 1000 * (time.monotonic() - began) / max(1, len(row_ids))
             return {"found": found, "milliseconds": np.array(milliseconds)}
 
-        arrays = cached_arrays(Path(folder) / f"retrieved-{key}.npz", make)
-        self._found = arrays["found"]
-        return float(arrays["milliseconds"])
+        parts = (self.vectors, columns.user, columns.item, columns.split, row_ids, self.k, self.metric)
+        arrays = cached_arrays(folder, "retrieved", parts, make)
+        return replace(self, ahead=Retrieved(row_ids, arrays["found"], float(arrays["milliseconds"])))
 
     def closest(self, rows, targets):
         """Row_ids of the retrieved behaviours, int32 [n, k], closest first, -1 where there are fewer."""
         rows, targets = np.asarray(rows), np.asarray(targets)
-        place = np.minimum(np.searchsorted(self._known, rows), max(len(self._known) - 1, 0))
+        ahead = self.ahead or Retrieved.of_none(self.k)
+        place = np.minimum(np.searchsorted(ahead.row_ids, rows), max(len(ahead.row_ids) - 1, 0))
         known = np.zeros(len(rows), dtype=bool)
-        if len(self._known):
-            known = (self._known[place] == rows) & (self._rows.item[rows] == targets)
-        found = np.empty((len(rows), self._k), dtype=np.int32)
-        found[known] = self._found[place[known]] if len(self._known) else 0
+        if len(ahead.row_ids):
+            known = (ahead.row_ids[place] == rows) & (self.rows.item[rows] == targets)
+        found = np.empty((len(rows), self.k), dtype=np.int32)
+        found[known] = ahead.behaviours[place[known]] if len(ahead.row_ids) else 0
         if not known.all():
             found[~known] = self.search(rows[~known], targets[~known])[0]
         return found

@@ -11,7 +11,7 @@ import pandas as pd
 from recbole_rella.files import replacing, write_json
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.retrieval.subr import similarity
-from recbole_rella.serving.scorer import RequestError
+from recbole_rella.serving.catalogue import RequestError
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,15 @@ def find_case(scorer, case):
     else:
         raise RequestError(f"explain: expected a row_id from 0 to {len(rows) - 1}, or user,item, found {case!r}.")
     label = None if rows.label is None else int(rows.label[row])
-    return dataset.prompter, row, int(rows.item[row]), label, f"row-{row}", str(users[rows.user[row]]), str(items[rows.item[row]])
+    return (
+        dataset.assembly.prompter,
+        row,
+        int(rows.item[row]),
+        label,
+        f"row-{row}",
+        str(users[rows.user[row]]),
+        str(items[rows.item[row]]),
+    )
 
 
 def explain(scorer, case):
@@ -123,10 +131,10 @@ def explain(scorer, case):
     # The prompt itself, those of the other kind, of none, and without each of the shown behaviours: one batch.
     variants = [used, shown["recent"], shown.get("retrieved", used), used[:0]]
     variants += [np.delete(used, place) for place in range(len(used))]
-    ids = [prompter.fitted(row, target, variant) for variant in variants]
-    score, recent, retrieved, none, *without = scorer.score_ids([i for i, _ in ids]).astype(float)
+    prompts = [prompter.fitted(row, target, variant) for variant in variants]
+    score, recent, retrieved, none, *without = scorer.score_ids([ids for ids, _ in prompts]).astype(float)
     # Over the token budget the oldest shown behaviours were dropped: they did not move anything.
-    kept = np.sort(used)[ids[0][1] :]
+    kept = prompts[0][1]
     moved = {int(b): score - s for b, s in zip(used, without) if b in kept}
     return Explanation(
         name=name,
@@ -138,7 +146,7 @@ def explain(scorer, case):
         score_with_recent=recent,
         score_with_retrieved=retrieved if "retrieved" in shown else None,
         score_without_history=none,
-        prompt=scorer.dataset.prompter.tokenizer.framed(prompter.text(row, target, used[np.isin(used, kept)])),
+        prompt=prompter.tokenizer.framed(prompter.text(row, target, kept)),
         behaviours=_behaviours(scorer, prompter, target, shown, moved),
     )
 

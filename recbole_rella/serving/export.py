@@ -8,15 +8,13 @@ those weights, not on top of the ones before. (Over 8 bits scores still differ a
 import json
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 from peft import PeftModel
 
 from recbole_rella.errors import RellaError
 from recbole_rella.files import replacing
-from recbole_rella.quick_start import load_data, make_config, no_command_line
+from recbole_rella.quick_start import load_run_data
 from recbole_rella.rows.fields import RETRIEVED, ROW_ID
-from recbole_rella.run_folder import ADAPTER, PREDICTIONS, read_config
+from recbole_rella.run_folder import ADAPTER
 
 SPLITS = ("train", "valid", "test")
 _AT_A_TIME = 1024
@@ -31,20 +29,14 @@ class Export:
 
     Args:
         run_folder (str or pathlib.Path): as a run of ReLLa left it (its data set must be where it was).
+        allow_changed (iterable of str): as for `load_data_and_model`.
 
     Raises:
-        FileNotFoundError: the folder holds no run.
-        ExportError: the run has no adapters.
+        RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
     """
 
-    def __init__(self, run_folder):
-        self.run_folder = Path(run_folder).expanduser()
-        name, dataset_name, path = read_config(self.run_folder)
-        if not (self.run_folder / ADAPTER).is_dir():
-            raise ExportError(f"run_folder: expected a finished run of ReLLa with its {ADAPTER}/, found none in {run_folder}.")
-        with no_command_line():
-            config = make_config(name, dataset_name, [path])
-        self.dataset, loaders = load_data(config)
+    def __init__(self, run_folder, allow_changed=()):
+        self.run, config, self.dataset, loaders = load_run_data(run_folder, allow_changed)
         self._parts = dict(zip(SPLITS, (loader._dataset for loader in loaders)))
         self._answers = tuple(config["prompt_answers"])
 
@@ -58,9 +50,9 @@ class Export:
             ExportError: there is something in the folder.
         """
         folder = check_new(folder)
-        backbone = self.dataset.backbone
+        backbone = self.dataset.assembly.backbone
         base = backbone.model.dequantize() if backbone.quantization else backbone.model
-        llm = PeftModel.from_pretrained(base, self.run_folder / ADAPTER).merge_and_unload()
+        llm = PeftModel.from_pretrained(base, self.run.folder / ADAPTER).merge_and_unload()
         try:
             llm.generation_config.validate(strict=True)
         except ValueError:
@@ -105,13 +97,12 @@ class Export:
         return len(rows)
 
     def _records(self, row_ids, retrieved):
-        dataset, prompter = self.dataset, self.dataset.prompter
+        dataset, prompter = self.dataset, self.dataset.assembly.prompter
         rows, tokenizer, tokens = dataset.rows, prompter.tokenizer, dataset.field2id_token
         targets = rows.item[row_ids]
-        ids, dropped = prompter.token_ids(row_ids, targets, retrieved)
         shown = prompter.shown(row_ids, targets, retrieved)
-        for row, target, kind, token_ids, gone, behaviours in zip(row_ids, targets, retrieved, ids, dropped, shown):
-            kept = behaviours[np.isin(behaviours, np.sort(behaviours)[gone:])]
+        for row, target, kind, behaviours in zip(row_ids.tolist(), targets.tolist(), retrieved, shown):
+            token_ids, kept = prompter.fitted(row, target, behaviours)
             text = prompter.text(row, target, kept)
             yield {
                 "row_id": int(row),
@@ -124,20 +115,19 @@ class Export:
                 "prompt_token_ids": token_ids,
                 "answers": {
                     name: {"text": tokenizer.joint(text) + word, "token_id": token}
-                    for name, word, token in zip(("yes", "no"), self._answers, dataset.answer_ids)
+                    for name, word, token in zip(("yes", "no"), self._answers, dataset.assembly.answer_ids)
                 },
             }
 
     def _scores(self, rows):
         """Row_id -> P(yes) of the run's predictions; empty where it made none."""
-        path = self.run_folder / PREDICTIONS
-        if not path.is_file():
+        table = self.run.predictions()
+        if table is None:
             return {}
-        table = pd.read_csv(path)
         scores = dict(zip(table["row_id"].tolist(), table["score"].tolist()))
         if set(scores) != set(rows.tolist()):
             raise ExportError(
-                f"Expected the test rows that {path} scores, found others: the data set has changed since. Run it again."
+                f"Expected the test rows that the run in {self.run.folder} scored, found others: its data set has changed. Run it again."
             )
         return scores
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from recbole_rella.files import replacing
 from recbole_rella.prompt.prompter import PromptBudgetError
 from recbole_rella.prompt.template import TemplateError
-from recbole_rella.serving.scorer import RequestError
+from recbole_rella.serving.catalogue import RequestError
 
 logger = logging.getLogger(__name__)
 

@@ -4,31 +4,25 @@ A request is one user with candidates. It becomes rows of its own, which go thro
 LLM as the rows of a data set.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
-from recbole_rella.data.preparation import template_texts
-from recbole_rella.errors import RellaError
 from recbole_rella.llm.scoring import p_yes, pad
 from recbole_rella.prompt.prompter import Prompter
 from recbole_rella.prompt.template import PromptTemplate
+from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.quick_start import load_data_and_model
+from recbole_rella.retrieval.item_space import ItemSpace
 from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.rows.history import NO_SPLIT, Histories, Rows
+from recbole_rella.serving import saved_scorer
+from recbole_rella.serving.catalogue import Catalogue, Did, Item, RequestError
 
-
-class RequestError(RellaError):
-    """A request cannot be scored; the message says why."""
-
-
-@dataclass(frozen=True)
-class _Item:
-    name: str  # what the result calls it
-    words: tuple  # of (field, text)
-    known: int | None  # RecBole's id, where its vector is there already
+_KEYS = {"candidates", "user_id", "profile", "history", "id"}
 
 
 @dataclass(frozen=True)
@@ -42,30 +36,93 @@ class Asked:
     names: list  # of str [candidates]
 
 
-class Scorer:
-    """A trained run, ready to score.
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What scoring is made of, whether it comes from a run or from a saved scorer.
 
-    Args:
-        config, model, dataset: as `load_data_and_model` gives them.
+    Attributes:
+        settings (Mapping): history_size, history_order, eval_history, retrieval_metric, retrieval_sentence, eval_micro_tokens.
+        texts (Mapping): of the template, by name.
+        catalogue (Catalogue): items in words, and the fields of users.
+        tokenizer (PromptTokenizer), max_tokens (int): as a Prompter has them.
+        item_space (ItemSpace or None): None where nothing is retrieved.
+        llm (torch.nn.Module): with the adapters of the run, in evaluation mode.
+        answer_ids (tuple of int): tokens of the positive and of the negative answer.
+        device (torch.device): of the LLM.
     """
 
-    def __init__(self, config, model, dataset):
-        self.config, self.model, self.dataset = config, model, dataset
-        self._texts = template_texts(config)
-        self._ids = {
-            kind: {token: place for place, token in enumerate(dataset.field2id_token[field])}
-            for kind, field in (("user", dataset.uid_field), ("item", dataset.iid_field))
-        }
+    settings: Mapping
+    texts: Mapping
+    catalogue: Catalogue
+    tokenizer: PromptTokenizer
+    max_tokens: int
+    item_space: ItemSpace | None
+    llm: torch.nn.Module
+    answer_ids: tuple
+    device: torch.device
+
+
+class Scorer:
+    """A trained run, ready to score. Several threads may share one: they take turns at the LLM.
+
+    Args:
+        parts (Parts): what it is made of.
+        config, dataset (optional): of the run, if its data set is there; users of the data set are then known by their id.
+    """
+
+    def __init__(self, parts, config=None, dataset=None):
+        self.parts, self.config, self.dataset = parts, config, dataset
+        users = [] if dataset is None else dataset.user_ids
+        self._user_places = {str(user): place for place, user in enumerate(users) if place}
 
     @classmethod
-    def load(cls, run_folder):
+    def load(cls, run_folder, allow_changed=()):
         """The Scorer of a run folder (its data set must be where it was).
 
+        Args:
+            run_folder (str or pathlib.Path), allow_changed (iterable of str): as for `load_data_and_model`.
+
         Raises:
-            FileNotFoundError: the folder holds no run.
+            RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
         """
-        config, model, dataset, *_ = load_data_and_model(run_folder)
-        return cls(config, model, dataset)
+        config, model, dataset, *_ = load_data_and_model(run_folder, allow_changed)
+        assembly = dataset.assembly
+        parts = Parts(
+            settings=config,
+            texts=assembly.texts,
+            catalogue=Catalogue.of(dataset),
+            tokenizer=assembly.prompter.tokenizer,
+            max_tokens=assembly.prompter.max_tokens,
+            item_space=assembly.item_space,
+            llm=model.llm,
+            answer_ids=assembly.answer_ids,
+            device=config["device"],
+        )
+        return cls(parts, config, dataset)
+
+    def save_pretrained(self, folder):
+        """Save what scoring new users needs, without the data set: see saved_scorer.py.
+
+        Args:
+            folder (str or pathlib.Path): new or empty; written whole or not at all.
+
+        Raises:
+            ScorerError: there is something in the folder, or this scorer has no run behind it.
+        """
+        saved_scorer.save(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder, device=None):
+        """The Scorer that `save_pretrained` saved, on this machine or another.
+
+        Args:
+            folder (str or pathlib.Path): of the scorer.
+            device (str or torch.device, optional): of the LLM; a GPU where there is one by default.
+
+        Raises:
+            ScorerError: the folder holds no scorer, or its LLM or encoder is not the one that it was saved with.
+        """
+        return cls(Parts(**saved_scorer.load(folder, device)))
 
     def score(self, candidates, user_id=None, profile=None, history=None):
         """P(yes) of candidate items for one user.
@@ -96,6 +153,8 @@ class Scorer:
         Returns:
             pandas.DataFrame: request (int, its place), candidate, score, rank.
         """
+        if not requests:
+            return pd.DataFrame({"request": [], "candidate": [], "score": [], "rank": []})
         asked = self.ask(requests)
         scores = self.score_rows(asked.prompter, asked.rows, asked.targets)
         table = pd.DataFrame({"request": asked.requests, "candidate": asked.names, "score": scores})
@@ -113,7 +172,7 @@ class Scorer:
         Returns:
             numpy.ndarray: float32 [n].
         """
-        kind = self.config["eval_history"] == "retrieved" if retrieved is None else retrieved
+        kind = self.parts.settings["eval_history"] == "retrieved" if retrieved is None else retrieved
         ids, _ = prompter.token_ids(rows, targets, np.full(len(rows), kind))
         return self.score_ids(ids)
 
@@ -128,9 +187,9 @@ class Scorer:
         """
         if not ids:
             return np.empty(0, dtype=np.float32)
-        lengths = torch.tensor([len(i) for i in ids])
-        budget, answers = self.config["eval_micro_tokens"], self.model.answer_ids
-        return p_yes(self.model.llm, pad(ids), lengths, answers, budget, self.config["device"]).cpu().numpy()
+        parts, lengths = self.parts, torch.tensor([len(i) for i in ids])
+        budget = parts.settings["eval_micro_tokens"]
+        return p_yes(parts.llm, pad(ids), lengths, parts.answer_ids, budget, parts.device).cpu().numpy()
 
     def ask(self, requests):
         """Requests as rows.
@@ -145,144 +204,114 @@ class Scorer:
             RequestError: names what is unknown or missing.
         """
         items, columns, profiles, rows, targets, of, names = {}, [], [], [], [], [], []
+
+        def local(item):
+            return items.setdefault(item, len(items))
+
         for place, request in enumerate(requests):
-            unknown = set(request) - {"candidates", "user_id", "profile", "history", "id"}
+            unknown = set(request) - _KEYS
             if unknown:
-                raise RequestError(f"Expected the keys candidates, user_id, profile, history and id, found {sorted(unknown)}.")
+                raise RequestError(f"Expected the keys {', '.join(sorted(_KEYS))}, found {sorted(unknown)}.")
             profile, history = self._user(request)
             profiles.append(profile)
-            history.sort(key=lambda behaviour: behaviour[3])
-            columns += [(place, self._local(items, item), *rest) for item, *rest in history]
+            columns += [(place, local(did.item), did.rating, did.label, did.time) for did in history]
             candidates = request.get("candidates")
             if not isinstance(candidates, (list, tuple)) or not candidates:
                 raise RequestError(f"candidates: expected a list of items that is not empty, found {candidates!r}.")
             # The row from which the candidates are seen: after all of the history.
-            columns.append((place, 0, 0.0, 0, history[-1][3] if history else 0))
+            columns.append((place, 0, 0.0, 0, history[-1].time if history else 0))
             for candidate in candidates:
-                item = self._item(candidate)
+                item = self.parts.catalogue.item(candidate)
                 rows.append(len(columns) - 1)
-                targets.append(self._local(items, item))
+                targets.append(local(item))
                 of.append(place)
                 names.append(item.name)
-        prompter = self._prompter(list(items), columns, profiles)
+        prompter = self._prompter(list(items), columns, profiles, [str(r.get("id", place)) for place, r in enumerate(requests)])
         return Asked(prompter, np.array(rows), np.array(targets), np.array(of), names)
 
-    @staticmethod
-    def _local(items, item):
-        return items.setdefault(item, len(items))
-
-    def _prompter(self, items, columns, profiles):
+    def _prompter(self, items, columns, profiles, names):
         """A Prompter over the rows of requests, with items and users numbered as they came."""
-        dataset, config = self.dataset, self.config
+        parts, settings = self.parts, self.parts.settings
         user, item, rating, label, time = (np.array(column) for column in zip(*columns))
         rows = Rows(
             user.astype(np.int32),
             item.astype(np.int32),
-            time.astype(np.int64),
-            None if dataset.rows.rating is None else rating.astype(np.float32),
-            None if dataset.rows.label is None else label.astype(np.int8),
+            np.floor(time).astype(np.int64),
+            rating.astype(np.float32) if parts.catalogue.has_rating else None,
+            label.astype(np.int8) if parts.catalogue.has_label else None,
             np.full(len(user), NO_SPLIT, dtype=np.int8),
         )
-        template = PromptTemplate(**self._texts, user_fields=profiles.__getitem__, item_fields=lambda i: dict(items[i].words))
+        item_words = [dict(item.words) for item in items]
+        template = PromptTemplate(**parts.texts, user_fields=profiles.__getitem__, item_fields=item_words.__getitem__)
         histories = Histories(rows, len(profiles))
-        prompter = Prompter(rows, histories, template, config["history_size"], config["history_order"])
-        prompter.tokenizer, prompter.max_tokens = dataset.prompter.tokenizer, dataset.prompter.max_tokens
-        if dataset.item_space is not None:
+        retriever = None
+        if parts.item_space is not None:
             vectors = self._vectors(items, template)
-            prompter.retriever = Retriever(
-                rows, histories, vectors, config["history_size"], config["retrieval_metric"], config["retrieval_chunk_size"]
-            )
-        return prompter
+            retriever = Retriever(rows, histories, vectors, settings["history_size"], settings["retrieval_metric"])
+        return Prompter(
+            rows=rows,
+            histories=histories,
+            user_ids=names,
+            item_ids=[item.name for item in items],
+            template=template,
+            history_size=settings["history_size"],
+            history_order=settings["history_order"],
+            retriever=retriever,
+            tokenizer=parts.tokenizer,
+            max_tokens=parts.max_tokens,
+        )
 
     def _vectors(self, items, template):
         """The vectors of items: those of the catalogue as they are, new ones by its encoder."""
-        space = self.dataset.item_space
+        space = self.parts.item_space
         new = [place for place, item in enumerate(items) if item.known is None]
         vectors = space.vectors[[0 if item.known is None else item.known for item in items]].copy()
         if new:
-            sentence = self.config["retrieval_sentence"]
+            sentence = self.parts.settings["retrieval_sentence"]
             vectors[new] = space.encode([template.sentence(place, sentence) for place in new])
         return vectors
 
-    def _words(self, kind, given):
-        """All fields of a user or item, of which a request gives some."""
-        table = self.dataset.words()[0 if kind == "user" else 1]
-        unknown = set(given) - set(table)
-        if unknown:
-            raise RequestError(f"Expected fields of the {kind} among {sorted(table)}, found {sorted(unknown)}.")
-        joint = self.config["seq_separator"]
-        text = {
-            field: joint.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            for field, value in given.items()
-            if value is not None
-        }
-        return self.dataset.in_words({field: text.get(field, "") for field in table})
-
-    def _known(self, kind, token):
-        place = self._ids[kind].get(str(token))
-        if not place:
-            raise RequestError(
-                f"{kind}: expected an id of the data set {self.config['dataset']}, found {token!r}. "
-                f"Give a dict of its fields for {'an item' if kind == 'item' else 'a profile'} that the data set does not have."
-            )
-        return place
-
-    def _item(self, item):
-        if isinstance(item, dict):
-            words = self._words("item", item)
-            name = str(item.get(self.dataset.iid_field) or next((str(v) for v in item.values() if v), ""))
-            return _Item(name, tuple(words.items()), None)
-        place = self._known("item", item)
-        return _Item(str(item), tuple(self.dataset.words_of("item", place).items()), place)
-
     def _user(self, request):
-        """Profile and history of a request."""
-        dataset, rows = self.dataset, self.dataset.rows
+        """Profile (field -> words) and history (list of Did, oldest first) of a request."""
+        catalogue, dataset = self.parts.catalogue, self.dataset
         user_id, profile, history = (request.get(key) for key in ("user_id", "profile", "history"))
-        place = None if user_id is None else self._known("user", user_id)
+        place = None if user_id is None else self._place_of_user(user_id)
         if profile is None:
-            words = self._words("user", {}) if place is None else dataset.words_of("user", place)
+            words = catalogue.words("user", {}) if place is None else dataset.words["user"](place)
         elif isinstance(profile, dict):
-            words = self._words("user", profile)
+            words = catalogue.words("user", profile)
         else:
             raise RequestError(f"profile: expected a dict of user fields, found {profile!r}.")
         if history is not None:
             if not isinstance(history, (list, tuple)):
                 raise RequestError(f"history: expected a list of (item, rating, time), found {history!r}.")
-            return words, [self._behaviour(behaviour) for behaviour in history]
+            return words, catalogue.in_order([catalogue.behaviour(behaviour) for behaviour in history])
+        return words, [] if place is None else self._past(place)
+
+    def _place_of_user(self, user_id):
+        place = self._user_places.get(str(user_id))
         if place is None:
-            return words, []
-        tokens = dataset.field2id_token[dataset.iid_field]
+            known = "a scorer that was saved knows no users" if self.dataset is None else f"found {user_id!r}"
+            raise RequestError(
+                f"user_id: expected a user of the data set {self.parts.catalogue.dataset}, {known}. Give profile and history for a "
+                "user that it does not have."
+            )
+        return place
+
+    def _past(self, place):
+        """What a user of the data set did."""
+        dataset, rows = self.dataset, self.dataset.rows
         past = dataset.histories.row_ids[dataset.histories.start[place] : dataset.histories.start[place + 1]]
-        return words, [
-            (
-                self._item(tokens[rows.item[row]]),
+        return [
+            Did(
+                self._item_of(int(rows.item[row])),
                 0.0 if rows.rating is None else float(rows.rating[row]),
                 0 if rows.label is None else int(rows.label[row]),
-                int(rows.time[row]),
+                float(rows.time[row]),
             )
             for row in past
         ]
 
-    def _behaviour(self, behaviour):
-        """(item, rating, label, time) of what a request gives for a behaviour."""
-        if isinstance(behaviour, (list, tuple)) and len(behaviour) == 3:
-            behaviour = dict(zip(("item", "rating", "time"), behaviour))
-        if not isinstance(behaviour, dict) or not {"item", "time"} <= set(behaviour):
-            raise RequestError(f"history: expected (item, rating, time) or a dict with these keys, found {behaviour!r}.")
-        rows, rating, label = self.dataset.rows, behaviour.get("rating"), behaviour.get("label")
-        try:
-            time = int(float(behaviour["time"]))
-            rating = None if rating is None else float(rating)
-        except (TypeError, ValueError) as error:
-            raise RequestError(f"history: expected numbers as rating and time, found {behaviour!r}.") from error
-        if rows.rating is not None and (rating is None or not np.isfinite(rating)):
-            raise RequestError(f"history: expected a rating in each behaviour, as in the data set, found {behaviour!r}.")
-        if rows.label is not None and label is None:
-            threshold = (self.config["threshold"] or {}).get(self.config["RATING_FIELD"])
-            if threshold is None or rating is None:
-                raise RequestError(f"history: expected a label (0 or 1) in each behaviour, found {behaviour!r}.")
-            label = int(rating >= threshold)
-        if label not in (None, 0, 1):
-            raise RequestError(f"history: expected the label 0 or 1, found {label!r}.")
-        return self._item(behaviour["item"]), rating or 0.0, label or 0, time
+    def _item_of(self, place):
+        catalogue = self.parts.catalogue
+        return Item(str(catalogue.item_ids[place]), tuple(catalogue.items(place).items()), place)

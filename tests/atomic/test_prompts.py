@@ -33,8 +33,8 @@ def prompt(dataset, user, item):
     users, items = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
     (row,) = np.flatnonzero((users[dataset.rows.user] == user) & (items[dataset.rows.item] == item))
     target = dataset.rows.item[[row]]
-    (shown,) = dataset.prompter.shown(np.array([row]), target, np.array([False]))
-    return dataset.prompter.text(row, target[0], shown).split("\n")
+    (shown,) = dataset.assembly.prompter.shown(np.array([row]), target, np.array([False]))
+    return dataset.assembly.prompter.text(row, target[0], shown).split("\n")
 
 
 def stars(rating):
@@ -70,7 +70,7 @@ def test_ml_1m(tmp_path):
     assert prompt(dataset, "21", next(iter(items_of(dataset, "21", 7))))[0] == (
         "This person is male, under 18 years old, in another or no stated occupation."
     )
-    sentence = dataset.prompter.template.sentence
+    sentence = dataset.assembly.prompter.template.sentence
     item = dataset.field2token_id[dataset.iid_field]
     text = dataset.config["retrieval_sentence"]
     assert sentence(item["1"], text) == "Toy Story (1995) is a movie of the genre animation."
@@ -159,7 +159,7 @@ def test_book_crossing(tmp_path):
         lines, isbn, title = book_lines(dataset, tmp_path, user)
         assert prompt(dataset, user, isbn) == [*profile, question, *lines[:-1], f"{title}:"]
     assert sum(len(items_of_user(dataset, user)) >= 6 for user in profiles) >= 5
-    sentence, item = dataset.prompter.template.sentence, dataset.field2token_id[dataset.iid_field]
+    sentence, item = dataset.assembly.prompter.template.sentence, dataset.field2token_id[dataset.iid_field]
     text = dataset.config["retrieval_sentence"]
     assert sentence(item["0743403843"], text) == (
         'The book Decipher "Now", ISBN 0743403843, by Stel Pavlou, of 2002, published by Simon & Schuster.'
@@ -192,5 +192,5 @@ def test_recboles_own_book_crossing(tmp_path):
             assert prompt(theirs, user, isbn) == prompt(ours, user, isbn)
     text = ours.config["retrieval_sentence"]
     for isbn in BOOKS:
-        sentences = [d.prompter.template.sentence(d.field2token_id["item_id"][isbn], text) for d in (ours, theirs)]
+        sentences = [d.assembly.prompter.template.sentence(d.field2token_id["item_id"][isbn], text) for d in (ours, theirs)]
         assert sentences[0] == sentences[1]

@@ -33,8 +33,8 @@ def test_a_folder_without_users_items_and_yaml(tmp_path):
     config = make_config("ReLLa", path, config_dict=GENERIC)
     assert config["dataset"] == "plain" and config["data_path"] == path
     dataset, _ = load_data(config)
-    (shown,) = dataset.prompter.shown(np.array([20]), dataset.rows.item[[20]], np.array([False]))
-    text = dataset.prompter.text(20, dataset.rows.item[20], shown)
+    (shown,) = dataset.assembly.prompter.shown(np.array([20]), dataset.rows.item[[20]], np.array([False]))
+    text = dataset.assembly.prompter.text(20, dataset.rows.item[20], shown)
     item, user = (dataset.field2id_token[f][ids[20]] for f, ids in (("item_id", dataset.rows.item), ("user_id", dataset.rows.user)))
     lines = text.split("\n")
     assert lines[:2] == [f"user id: {user}", "Will the user like the last item? Answer Yes or No."]

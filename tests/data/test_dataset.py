@@ -140,8 +140,8 @@ def test_odd_data_sets_run_from_end_to_end(case, tmp_path):
     assert 0 <= result["test_result"]["auc"] <= 1 and result["test_result"]["logloss"] > 0
     dataset, (train_data, *_) = build(name, own)
     row = np.array([len(dataset.rows) - 1])
-    (shown,) = dataset.prompter.shown(row, dataset.rows.item[row], np.array([True]))
-    text = dataset.prompter.text(row[0], dataset.rows.item[row[0]], shown)
+    (shown,) = dataset.assembly.prompter.shown(row, dataset.rows.item[row], np.array([True]))
+    text = dataset.assembly.prompter.text(row[0], dataset.rows.item[row[0]], shown)
     lines = text.splitlines()
     assert ("star" in text) == (case != "no rating")
     assert {"no features": "item id: ", "missing titles": "movie "}.get(case, "Film ") in text

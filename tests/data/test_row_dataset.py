@@ -284,20 +284,21 @@ def test_rella_on_a_split_with_drawn_rows_equals_rella_on_its_own(movies):
     assert alone["test_result"] == by_file["test_result"] and alone["best_valid_result"] == by_file["best_valid_result"]
 
 
-def test_the_embedded_llm_reads_the_pool_alone(movies, monkeypatch):
+def test_documents_of_the_embedded_llm_are_of_the_pool(movies, monkeypatch):
+    """Each document asks about a row of the pool, and tells earlier training rows of its user."""
     from recbole.data import create_dataset
 
-    from recbole_rella.data import preparation
+    from recbole_rella.data import embedded_llm
+    from recbole_rella.prompt.prompter import RowTexts
 
     name, tiny = movies
-    seen = []
-    real = preparation._pretrained_mini
-    monkeypatch.setattr(
-        preparation, "_pretrained_mini", lambda dataset, rows, *rest: seen.append(rows) or real(dataset, rows, *rest)
-    )
-    for more in ({}, {"train_pool": 50}):
-        config = make_config("ReLLa", name, config_dict={**tiny, "train_shots": 10, **more})
-        data_preparation(config, create_dataset(config))
-    whole, pool = seen
-    assert set(pool.tolist()) < set(whole.tolist()) and len(pool) == 50
-    np.testing.assert_array_equal(whole, make_split(name, tiny)[0].train)
+    written = []
+    document = RowTexts.document
+    monkeypatch.setattr(RowTexts, "document", lambda self, row, shown: written.append((row, shown)) or document(self, row, shown))
+    monkeypatch.setattr(embedded_llm, "cache_key", lambda *_: "always made anew")
+    config = make_config("ReLLa", name, config_dict={**tiny, "train_shots": 10, "train_pool": 50, "cache_dir": "pool"})
+    dataset = create_dataset(config)
+    data_preparation(config, dataset)
+    assert len(dataset.pool) == 50 and {row for row, _ in written} <= set(dataset.pool.tolist())
+    rows, shown = dataset.rows, np.unique(np.concatenate([shown for _, shown in written]))
+    assert np.isin(rows.split[shown], (TRAIN, NO_SPLIT)).all() and not np.isin(shown, dataset.pool).all()

@@ -107,7 +107,7 @@ def test_two_processes_make_a_cached_file_once(tmp_path):
     code = (
         "import sys, time, numpy as np\nfrom recbole_rella.files import cached_arrays\n"
         "def make():\n    open('made', 'a').write('x'); time.sleep(1); return {'a': np.arange(3)}\n"
-        "print(cached_arrays('cache/thing.npz', make)['a'].tolist())"
+        "print(cached_arrays('cache', 'thing', ('key',), make)['a'].tolist())"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate()[0].strip() for process in both] == ["[0, 1, 2]"] * 2

@@ -53,13 +53,13 @@ def test_a_family_from_end_to_end(family, movies, llms):
     np.testing.assert_array_equal(trainer.predictions["score"], expected["score"])
 
     # Answer tokens: what follows the prompt of a row, and nothing else.
-    prompter, tokenizer = dataset.prompter, dataset.prompter.tokenizer
+    prompter, tokenizer = dataset.assembly.prompter, dataset.assembly.prompter.tokenizer
     assert tokenizer.is_chat
     rows = test_data._dataset.inter_feat[ROW_ID].numpy()
     ids, dropped = prompter.token_ids(rows, dataset.rows.item[rows], np.full(len(rows), True))
     (shown,) = prompter.shown(rows[:1], dataset.rows.item[rows[:1]], np.array([True]))
     text = prompter.text(rows[0], dataset.rows.item[rows[0]], np.sort(shown)[dropped[0] :])
-    for answer, token in zip(("Yes", "No"), dataset.answer_ids):
+    for answer, token in zip(("Yes", "No"), dataset.assembly.answer_ids):
         answered = tokenizer.start + tokenizer._ids(tokenizer.framed(text) + tokenizer.joint(text) + answer)
         assert answered == [*ids[0], token] and tokenizer.tokenizer.decode([token]).strip() == answer
 
@@ -67,7 +67,7 @@ def test_a_family_from_end_to_end(family, movies, llms):
     targets = config["lora_target_modules"]
     adapters = load_file(run / "adapter" / "adapter_model.safetensors")
     assert all(any(f".{t}.lora_" in key for t in targets) and "vision" not in key for key in adapters)
-    assert len(adapters) == 2 * len(targets) * dataset.backbone.config.get_text_config().num_hidden_layers
+    assert len(adapters) == 2 * len(targets) * dataset.assembly.backbone.config.get_text_config().num_hidden_layers
     assert all(tensor.abs().max() > 0 for tensor in adapters.values())  # lora_B begins as zeros
 
     # Law 3: a row's score is that of the plain LLM with the saved adapters on that row alone.
@@ -75,7 +75,7 @@ def test_a_family_from_end_to_end(family, movies, llms):
     base = AutoModelForCausalLM.from_pretrained(llms(family), dtype=torch.float32, **implementation)
     plain = PeftModel.from_pretrained(base, run / "adapter").eval()
     with torch.no_grad():
-        logits = torch.stack([plain(input_ids=torch.tensor([i])).logits[0, -1, list(dataset.answer_ids)] for i in ids])
+        logits = torch.stack([plain(input_ids=torch.tensor([i])).logits[0, -1, list(dataset.assembly.answer_ids)] for i in ids])
     assert np.ptp(expected["score"]) > 1e-3
     np.testing.assert_allclose(torch.softmax(logits, -1)[:, 0], expected["score"], atol=1e-5)
 

@@ -21,10 +21,10 @@ def build(name, settings, **more):
 
 def scores(dataset, split=TEST):
     rows = np.flatnonzero(dataset.rows.split == split)
-    ids, _ = dataset.prompter.token_ids(rows, dataset.rows.item[rows], np.ones(len(rows), bool))
+    ids, _ = dataset.assembly.prompter.token_ids(rows, dataset.rows.item[rows], np.ones(len(rows), bool))
     with torch.no_grad():
-        logits = [dataset.backbone.model(torch.tensor([i])).logits[0, -1] for i in ids]
-    yes, no = dataset.answer_ids
+        logits = [dataset.assembly.backbone.model(torch.tensor([i])).logits[0, -1] for i in ids]
+    yes, no = dataset.assembly.answer_ids
     return rows, np.array([(x[yes] - x[no]).item() for x in logits]), logits
 
 
@@ -43,15 +43,15 @@ def test_it_answers_the_prompts_question_straight_from_pretraining(seed, tmp_pat
     dataset = build(name, tiny, seed=seed, mini_hidden_size=32, mini_epochs=30, mini_learning_rate=0.01, mini_history_size=8)
     held_out, margin, logits = scores(dataset)
     assert len(held_out) > 40 and roc_auc_score(dataset.rows.label[held_out], margin) > 0.8
-    yes, no = dataset.answer_ids
+    yes, no = dataset.assembly.answer_ids
     assert np.mean([torch.softmax(x, -1)[[yes, no]].sum().item() for x in logits]) > 0.9
 
 
 def test_it_is_an_ordinary_checkpoint_folder(movies):
     name, tiny = movies
     dataset = build(name, tiny)
-    model = AutoModelForCausalLM.from_pretrained(dataset.backbone.path)
-    tokenizer = AutoTokenizer.from_pretrained(dataset.backbone.path)
+    model = AutoModelForCausalLM.from_pretrained(dataset.assembly.backbone.path)
+    tokenizer = AutoTokenizer.from_pretrained(dataset.assembly.backbone.path)
     assert type(model) is LlamaForCausalLM and model.config.vocab_size == len(tokenizer)
     text = "Comedy Story 0 (1990): Yes, 5 stars\n日本 é"
     assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
@@ -59,20 +59,20 @@ def test_it_is_an_ordinary_checkpoint_folder(movies):
 
 def test_frequent_phrases_become_one_token(movies):
     name, tiny = movies
-    tokenizer = build(name, tiny).backbone.tokenizer
+    tokenizer = build(name, tiny).assembly.backbone.tokenizer
     tokens = tokenizer.tokenize("Comedy Story 0 (1990): Yes, 5 stars\n")
     assert [t.replace("Ġ", " ") for t in tokens] == ["Comedy Story 0", " (1990)", ":", " Yes", ",", " 5 stars", "Ċ"]
 
 
 def test_the_cache_is_used_and_depends_on_what_it_should(movies, own_cache, monkeypatch):
     name, tiny = movies
-    first = build(name, tiny).backbone.path
+    first = build(name, tiny).assembly.backbone.path
     trained = []
     train = mini._train
     monkeypatch.setattr(mini, "_train", lambda *args: trained.append(1) or train(*args))
     # Settings that do not reach the pretraining.
     for more in ({}, {"history_size": 2}, {"train_shots": 10}, {"lora_r": 2}, {"eval_history": "recent"}):
-        assert build(name, tiny, **more).backbone.path == first
+        assert build(name, tiny, **more).assembly.backbone.path == first
     assert not trained
     different = [
         {"seed": 5},
@@ -84,7 +84,7 @@ def test_the_cache_is_used_and_depends_on_what_it_should(movies, own_cache, monk
         {"min_history": 9},
         {"prompt_item": "{{ item.movie_title }}"},
     ]
-    paths = {build(name, tiny, **more).backbone.path for more in different}
+    paths = {build(name, tiny, **more).assembly.backbone.path for more in different}
     assert len(trained) == len(paths) == len(different) and first not in paths
 
 
@@ -93,11 +93,11 @@ def test_a_damaged_checkpoint_is_made_again(victim, movies, own_cache, caplog):
     name, tiny = movies
     dataset = build(name, tiny)
     _, before, _ = scores(dataset)
-    path = dataset.backbone.path
+    path = dataset.assembly.backbone.path
     with open(f"{path}/{victim}", "r+b") as file:
         file.truncate(20)
     dataset = build(name, tiny)
-    assert dataset.backbone.path == path and "is damaged" in caplog.text
+    assert dataset.assembly.backbone.path == path and "is damaged" in caplog.text
     np.testing.assert_array_equal(scores(dataset)[1], before)
 
 
@@ -123,7 +123,7 @@ def test_other_wordings(layout, movies, tmp_path):
         name, tiny, prompt_template=str(tmp_path / "own.jinja"), mini_epochs=60, mini_learning_rate=0.01, mini_history_size=12
     )
     _, margin, logits = scores(dataset)
-    yes, no = dataset.answer_ids
+    yes, no = dataset.assembly.answer_ids
     assert np.mean([torch.softmax(x, -1)[[yes, no]].sum().item() for x in logits]) > 0.6
     assert np.std(margin) > 0
 

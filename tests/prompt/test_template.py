@@ -120,7 +120,7 @@ def test_ml_100k_to_the_letter(llms):
     )
     dataset = create_dataset(config)
     data_preparation(config, dataset)
-    prompter, rows = dataset.prompter, dataset.rows
+    prompter, rows = dataset.assembly.prompter, dataset.rows
     row = np.flatnonzero((rows.user == dataset.token2id("user_id", "1")) & (rows.item == dataset.token2id("item_id", "74")))
     (recent,) = prompter.shown(row, rows.item[row], np.array([False]))
     assert prompter.text(row[0], rows.item[row[0]], recent) == (

@@ -54,18 +54,18 @@ def test_a_thousand_repeats_of_one_item():
     assert found[0].tolist() == list(range(1198, 1183, -1))
 
 
-def test_rows_that_were_prepared_are_not_searched_again(monkeypatch, tmp_path):
+def test_rows_that_were_searched_ahead_are_not_searched_again(monkeypatch, tmp_path):
     rows, histories, vectors = one_user(60, 9, 4)
-    retriever = Retriever(rows, histories, vectors, 5, "cosine", 100)
+    retriever = Retriever(rows, histories, vectors, 5, "cosine")
     everything = np.arange(60)
     expected = retriever.closest(everything, rows.item)
-    retriever.prepare(np.array([50, 10, 30]), tmp_path)
+    retriever = retriever.searched_ahead(np.array([50, 10, 30]), tmp_path)
     searched = []
-    search = retriever.search
-    monkeypatch.setattr(retriever, "search", lambda r, t: searched.extend(r) or search(r, t))
+    search = Retriever.search
+    monkeypatch.setattr(Retriever, "search", lambda self, r, t: searched.extend(r) or search(self, r, t))
     np.testing.assert_array_equal(retriever.closest(everything, rows.item), expected)
     assert sorted(set(everything) - set(searched)) == [10, 30, 50]
-    # Another target of a prepared row is another question.
+    # Another target of such a row is another question.
     searched.clear()
     other = (rows.item[[30]] + 1) % 9
     assert not np.array_equal(retriever.closest(np.array([30]), other), expected[[30]]) and searched == [30]

@@ -25,7 +25,7 @@ def test_a_row(run):
     assert found.score == pytest.approx(float(row["score"]), abs=1e-5) == found.score_with_retrieved
     assert (found.label, found.user, found.item) == (int(row["label"]), row["user_id"], row["item_id"])
     assert found.history == "retrieved" and found.prompt.endswith(":")
-    prompter, place = scorer.dataset.prompter, int(row["row_id"])
+    prompter, place = scorer.dataset.assembly.prompter, int(row["row_id"])
     target = prompter.rows.item[place]
     one = np.array([place]), np.array([target])
     shown = prompter.shown(*one, np.array([True]))[0]
@@ -39,7 +39,7 @@ def test_a_row(run):
         rest = [b for b in shown if b != behaviour]
         without = scorer.score_ids([prompter.tokenizer.ids(prompter.text(place, target, np.array(rest)))])[0]
         assert move == pytest.approx(found.score - without, abs=1e-5)
-    vectors = scorer.dataset.item_space.vectors
+    vectors = scorer.dataset.assembly.item_space.vectors
     items = prompter.rows.item[np.unique(np.concatenate([shown, recent]))]
     np.testing.assert_allclose(
         [b["similarity"] for b in found.behaviours], cosine_similarity(vectors[items], vectors[[target]])[:, 0], atol=1e-6
@@ -82,12 +82,12 @@ def test_behaviours_over_the_budget_moved_nothing(movies):
     (folder,) = Path("saved").glob("ReLLa-*")
     scorer = Scorer.load(folder)
     row = int(pd.read_csv(folder / "test_predictions.csv")["row_id"].iloc[0])
-    _, dropped = scorer.dataset.prompter.token_ids([row], scorer.dataset.rows.item[[row]], [True])
+    _, dropped = scorer.dataset.assembly.prompter.token_ids([row], scorer.dataset.rows.item[[row]], [True])
     found = explain(scorer, row)
     assert dropped[0] > 0 and sum(b["moved"] is not None for b in found.behaviours) == 4 - dropped[0]
 
 
 def test_what_is_not_there(run):
     for case in ("99999", "-1", "x", "nobody,101", "3,nothing"):
-        with pytest.raises(RequestError, match="expected (a row_id from 0 to 359|an id of the data set)"):
+        with pytest.raises(RequestError, match="expected (a row_id from 0 to 359|a user of the data set|an id of the data set)"):
             explain(run[0], case)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from recbole_rella import command_line, run_recbole_rella
 from recbole_rella.config import properties_folder
+from recbole_rella.run_folder import RunError
 from recbole_rella.serving.export import Export, ExportError
 
 
@@ -75,11 +76,11 @@ def test_splits_and_errors(movies, llms, monkeypatch):
         command_line.main(["--export=full"])
     table = pd.read_csv(run / "test_predictions.csv")
     table.iloc[1:].to_csv(run / "test_predictions.csv", index=False)
-    with pytest.raises(ExportError, match="the data set has changed since"):
+    with pytest.raises(ExportError, match="its data set has changed"):
         export.write_prompts("x.jsonl")
     (run / "test_predictions.csv").unlink()
     assert export.write_prompts("x.jsonl") == len(table) and "score" not in read("x.jsonl")[0]
     assert Path("full/precious").is_file()
-    with pytest.raises(ExportError, match="expected a finished run of ReLLa with its adapter/"):
+    with pytest.raises(RunError, match="expected a finished run of ReLLa, found one of ReLLa without adapters"):
         (run / "adapter").rename(run / "moved")
         Export(run)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from recbole_rella import run_recbole_rella
+from recbole_rella.run_folder import RunError
 from recbole_rella.serving.requests import score_file
 from recbole_rella.serving.scorer import RequestError, Scorer
 
@@ -57,13 +58,13 @@ def test_words_count_not_ids(trained):
     scorer, predictions = trained
     row = predictions.iloc[-1]
     dataset = scorer.dataset
-    words = {token: dataset.words_of("item", place) for place, token in enumerate(dataset.field2id_token[dataset.iid_field])}
+    words = {token: dataset.words["item"](place) for place, token in enumerate(dataset.field2id_token[dataset.iid_field])}
 
     def new(token):
         return {field: text for field, text in words[token].items() if field != "item_id"}
 
     history = past_of(scorer, row.row_id)
-    age = dataset.words_of("user", list(dataset.field2id_token[dataset.uid_field]).index(row.user_id))["age"]
+    age = dataset.words["user"](list(dataset.field2id_token[dataset.uid_field]).index(row.user_id))["age"]
     others = [token for token in words if token not in ("[PAD]", row.item_id)][:6]
     by_id = scorer.score([row.item_id, *others], user_id=row.user_id, history=history)
     by_words = scorer.score(
@@ -98,17 +99,17 @@ BAD_REQUESTS = [
     ({"candidates": []}, "candidates: expected a list of items that is not empty, found"),
     ({"candidates": "101"}, "candidates: expected a list of items"),
     ({"candidates": ["nothing"]}, "item: expected an id of the data set movies, found 'nothing'. Give a dict"),
-    ({"candidates": ["101"], "user_id": "nobody"}, "user: expected an id of the data set"),
+    ({"candidates": ["101"], "user_id": "nobody"}, "user_id: expected a user of the data set"),
     ({"candidates": [{"title": "x"}]}, r"Expected fields of the item among .*movie_title.*, found \['title'\]"),
     ({"candidates": ["101"], "profile": {"size": 3}}, "Expected fields of the user among"),
     ({"candidates": ["101"], "profile": "old"}, "profile: expected a dict of user fields"),
     ({"candidates": ["101"], "history": "101"}, "history: expected a list"),
     ({"candidates": ["101"], "history": [("101", 5)]}, r"history: expected \(item, rating, time\)"),
-    ({"candidates": ["101"], "history": [("101", "good", 5)]}, "expected numbers as rating and time"),
+    ({"candidates": ["101"], "history": [("101", "good", 5)]}, "expected a finite number as rating, found 'good'"),
     ({"candidates": ["101"], "history": [{"item": "101", "time": 5}]}, "expected a rating in each behaviour"),
     (
         {"candidates": ["101"], "history": [{"item": "101", "time": 5, "rating": 3, "label": 2}]},
-        "expected the label 0 or 1, found 2",
+        "expected a label, 0 or 1, in each behaviour",
     ),
     ({"candidates": ["101"], "targets": []}, r"Expected the keys candidates, .* found \['targets'\]"),
 ]
@@ -155,7 +156,7 @@ def test_a_file_of_requests(kind, scorer, caplog):
     np.testing.assert_allclose(table["score"], scorer.score_many(good)["score"], atol=1e-5)
     first = 1 if kind == "jsonl" else 2
     assert table["line"].tolist() == [first] * 3 + [first + 1, first + 3]
-    assert f"line {first + 2} is left out: user: expected an id" in caplog.text and "line 6 is left out" in caplog.text
+    assert f"line {first + 2} is left out: user_id: expected a user" in caplog.text and "line 6 is left out" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -170,5 +171,5 @@ def test_files_and_options_that_are_not_there(scorer):
         score_file(scorer, "nowhere.jsonl", "scores.csv")
     with pytest.raises(RequestError, match="bad_lines: expected one of skip, fail, found 'ignore'"):
         score_file(scorer, write("csv"), "scores.csv", bad_lines="ignore")
-    with pytest.raises(FileNotFoundError, match="Expected the folder of a run"):
+    with pytest.raises(RunError, match="expected the folder of a run with a config.yaml"):
         Scorer.load("nowhere")

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import InputType, ModelType
 
-from recbole_rella.data.transform import prompts
+from recbole_rella.data.transform import with_prompts
 from recbole_rella.llm.backbone import add_lora, load_adapter, save_adapter
 from recbole_rella.llm.scoring import answer_logits, p_yes
-from recbole_rella.rows.fields import PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, ROW_ID
+from recbole_rella.rows.fields import PROMPT_IDS, PROMPT_LENGTH, ROW_ID
 
 
 class ReLLa(AbstractRecommender):
@@ -37,11 +37,12 @@ class ReLLa(AbstractRecommender):
         super().__init__()
         self.LABEL, self.ITEM_ID = config["LABEL_FIELD"], config["ITEM_ID_FIELD"]
         self.device = config["device"]
-        self.prompter, self.answer_ids = dataset.prompter, dataset.answer_ids
+        self.assembly = assembly = dataset.assembly
+        self.prompter, self.answer_ids = assembly.prompter, assembly.answer_ids
         self._train_tokens, self._eval_tokens = config["train_micro_tokens"], config["eval_micro_tokens"]
-        self._llm_name = dataset.backbone.path
+        self._llm_name = assembly.backbone.path
         self.llm = add_lora(
-            dataset.backbone.model,
+            assembly.backbone.model,
             config["lora_r"],
             config["lora_alpha"],
             config["lora_dropout"],
@@ -49,12 +50,9 @@ class ReLLa(AbstractRecommender):
             config["llm_gradient_checkpointing"],
         )
 
-    def _with_prompts(self, interaction):
-        """The interaction with the prompts of its rows; those that RecBole's sampling made stale or left out are new."""
-        fresh = PROMPT_ITEM in interaction and bool((interaction[PROMPT_ITEM] == interaction[self.ITEM_ID]).all())
-        if not fresh:
-            interaction.update(prompts(self.prompter, interaction, self.ITEM_ID).to(self.device))
-        return interaction
+    def prompted(self, interaction):
+        """The interaction with the prompts of its rows, which are there already unless RecBole sampled other items: PromptedRows."""
+        return with_prompts(self.prompter, interaction, self.ITEM_ID)
 
     def losses(self, interaction, shared=False):
         """Cross-entropy of the answer, at the answer position alone and over the whole vocabulary (paper, section 3.3).
@@ -69,7 +67,7 @@ class ReLLa(AbstractRecommender):
         Yields:
             torch.Tensor: what the rows of a forward pass add to the mean over all n, float32 [].
         """
-        interaction = self._with_prompts(interaction)
+        interaction = self.prompted(interaction)
         yes, no = self.answer_ids
         answers = torch.where(interaction[self.LABEL].to(self.device) > 0.5, yes, no)
         ids, lengths = interaction[PROMPT_IDS], interaction[PROMPT_LENGTH]
@@ -98,7 +96,7 @@ class ReLLa(AbstractRecommender):
         Returns:
             torch.Tensor: float32 [n], in [0, 1].
         """
-        interaction = self._with_prompts(interaction)
+        interaction = self.prompted(interaction)
         return p_yes(self.llm, interaction[PROMPT_IDS], interaction[PROMPT_LENGTH], self.answer_ids, self._eval_tokens, self.device)
 
     def save_adapter(self, folder):

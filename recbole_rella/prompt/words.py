@@ -1,0 +1,54 @@
+"""Fields of users and items in words: as the files have them, with words in the place of codes where prompt_words has some."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The fields of all users, or of all items.
+
+    Attributes:
+        table (Mapping): field -> words of every internal id, str [n]; '' where the file has no value.
+        codes (Mapping): field -> code -> words (prompt_words).
+    """
+
+    table: Mapping[str, np.ndarray]
+    codes: Mapping[str, Mapping]
+
+    def __call__(self, internal_id):
+        """Field -> words of one of them, as a prompt shows them, dict of str."""
+        return self.shown({field: str(texts[internal_id]) for field, texts in self.table.items()})
+
+    def shown(self, values):
+        """Field -> words, where prompt_words names words for a code.
+
+        Args:
+            values (dict): str -> str, as a file has them.
+
+        Returns:
+            dict: str -> str.
+        """
+        named = {field: {str(code): words for code, words in self.codes[field].items()} for field in values if field in self.codes}
+        return {field: str(named.get(field, {}).get(text, text)) for field, text in values.items()}
+
+    def content(self):
+        """All of it as plain values, for a fingerprint."""
+        return {field: list(map(str, texts)) for field, texts in self.table.items()}, self.codes
+
+
+def number_in_words(value):
+    """A number with the digits that it has: 1234567, 12345.9, 0.1; whole ones without a point.
+
+    Args:
+        value (int or float): finite.
+
+    Returns:
+        str: it reads back to the same float64.
+    """
+    value = float(value)
+    if value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    return repr(value)

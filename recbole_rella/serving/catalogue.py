@@ -1,0 +1,221 @@
+"""What a data set says of its items, and of what users have done: all that a request of a new user needs of it.
+
+What a request gives goes through the same steps as the files did, so that it reads in a prompt as a row of the data set does (law 11).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from recbole_rella.errors import RellaError
+from recbole_rella.prompt.words import Words, number_in_words
+from recbole_rella.rows.order import sort_rank
+
+
+class RequestError(RellaError):
+    """A request cannot be scored; the message says why."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item of a request: the name that the result calls it, (field, words) of all of its fields, and RecBole's id if it has one."""
+
+    name: str
+    words: tuple
+    known: int | None
+
+
+@dataclass(frozen=True)
+class Did:
+    """A behaviour of a request; rating and label are 0 where the data set has none."""
+
+    item: Item
+    rating: float
+    label: int
+    time: float
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """Items in words, the fields of users, and what a behaviour holds.
+
+    Attributes:
+        dataset (str): its name.
+        id_fields (Mapping): user, item -> the name of the id's field.
+        types (Mapping): user, item -> field -> RecBole's type (token, token_seq, float, float_seq).
+        item_ids (numpy.ndarray): the data set's own id of every internal one, str [items]; the first is padding.
+        items, users (Words): of all items; of users at least the fields.
+        separator (str): between the words of a sequence.
+        has_rating, has_label (bool): whether the rows have them.
+        threshold (float or None): from which rating on a behaviour is liked, where the labels were made so.
+    """
+
+    dataset: str
+    id_fields: Mapping[str, str]
+    types: Mapping[str, Mapping[str, str]]
+    item_ids: np.ndarray
+    items: Words
+    users: Words
+    separator: str
+    has_rating: bool
+    has_label: bool
+    threshold: float | None
+
+    @classmethod
+    def of(cls, dataset):
+        """That of a built data set.
+
+        Args:
+            dataset (ReLLaDataset): of a run.
+        """
+        config = dataset.config
+        types = {kind: {field: dataset.field2type[field].value for field in words.table} for kind, words in dataset.words.items()}
+        return cls(
+            dataset=config["dataset"],
+            id_fields={"user": dataset.uid_field, "item": dataset.iid_field},
+            types=types,
+            item_ids=np.asarray(dataset.item_ids),
+            items=dataset.words["item"],
+            users=dataset.words["user"],
+            separator=config["seq_separator"],
+            has_rating=dataset.rows.rating is not None,
+            has_label=dataset.rows.label is not None,
+            threshold=(config["threshold"] or {}).get(config["RATING_FIELD"]),
+        )
+
+    @cached_property
+    def _places(self):
+        return {str(item): place for place, item in enumerate(self.item_ids) if place}
+
+    @cached_property
+    def _ranks(self):
+        return sort_rank(self.item_ids)
+
+    def _table(self, kind):
+        return self.items if kind == "item" else self.users
+
+    def words(self, kind, given):
+        """All fields of a user or item, of which a request gives some, as a prompt shows them.
+
+        Args:
+            kind (str): user or item.
+            given (dict): field -> text, number, list of these, or None.
+
+        Returns:
+            dict: str -> str.
+
+        Raises:
+            RequestError: there is no such field, or its value is of another kind.
+        """
+        types = self.types[kind]
+        unknown = sorted(set(given) - set(types))
+        if unknown:
+            raise RequestError(f"Expected fields of the {kind} among {sorted(types)}, found {unknown}.")
+        texts = {field: self._text(field, types[field], value) for field, value in given.items()}
+        return self._table(kind).shown({field: texts.get(field, "") for field in types})
+
+    def _text(self, field, kind, value):
+        """The words of a value, as those of an atomic file would be."""
+        if value is None:
+            return ""
+        is_list = isinstance(value, (list, tuple))
+        parts = value if is_list else value.split(self.separator) if isinstance(value, str) and kind.endswith("_seq") else [value]
+        if not kind.endswith("_seq") and is_list:
+            raise RequestError(f"{field}: expected one value, found the list {value!r}.")
+        words = (self._part(field, kind, part) for part in parts)
+        return self.separator.join(word for word in words if word) if kind.endswith("_seq") else next(iter(words))
+
+    def _part(self, field, kind, value):
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise RequestError(f"{field}: expected text or a number, found {value!r}.")
+        if kind.startswith("token"):
+            return value.strip() if isinstance(value, str) else number_in_words(value)
+        if isinstance(value, str) and not value.strip():
+            return ""
+        try:
+            number = float(value)
+        except ValueError as error:
+            raise RequestError(f"{field}: expected a number, as in the data set, found {value!r}.") from error
+        if not np.isfinite(number):
+            raise RequestError(f"{field}: expected a finite number, found {value!r}.")
+        return number_in_words(number)
+
+    def item(self, given):
+        """An item of a request.
+
+        Args:
+            given: an id of the data set, or a dict of the fields of an item that it does not have.
+
+        Raises:
+            RequestError: there is no such item or field.
+        """
+        if isinstance(given, dict):
+            words = self.words("item", given)
+            own = given.get(self.id_fields["item"])
+            return Item(str(own) if own else next((str(v) for v in given.values() if v), ""), tuple(words.items()), None)
+        place = None if isinstance(given, (bool, list)) else self._places.get(str(given))
+        if place is None:
+            raise RequestError(
+                f"item: expected an id of the data set {self.dataset}, found {given!r}. Give a dict of its fields for an item that "
+                "the data set does not have."
+            )
+        return Item(str(given), tuple(self.items(place).items()), place)
+
+    def behaviour(self, given):
+        """A behaviour of a request.
+
+        Args:
+            given: (item, rating, time), or a dict with item, time, and rating and label where the data set has them.
+
+        Raises:
+            RequestError: something in it is missing or unknown.
+        """
+        if isinstance(given, (list, tuple)) and len(given) == 3:
+            given = dict(zip(("item", "rating", "time"), given))
+        if not isinstance(given, dict) or not {"item", "time"} <= set(given) <= {"item", "rating", "time", "label"}:
+            raise RequestError(
+                f"history: expected (item, rating, time) or a dict with item, time, rating and label, found {given!r}."
+            )
+        time, rating = (self._number(given, key) for key in ("time", "rating"))
+        if time is None:
+            raise RequestError(f"history: expected a time in each behaviour, found {given!r}.")
+        if self.has_rating and rating is None:
+            raise RequestError(f"history: expected a rating in each behaviour, as in the data set, found {given!r}.")
+        return Did(self.item(given["item"]), rating or 0.0, self._label(given, rating), time)
+
+    @staticmethod
+    def _number(given, key):
+        value = given.get(key)
+        if value is None or value == "":
+            return None
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = np.nan
+        if isinstance(value, bool) or not np.isfinite(number):
+            raise RequestError(f"history: expected a finite number as {key}, found {value!r} in {given!r}.")
+        return number
+
+    def _label(self, given, rating):
+        if not self.has_label:
+            return 0
+        label = self._number(given, "label")
+        if label is None and self.threshold is not None and rating is not None:
+            label = rating >= self.threshold
+        if label not in (0, 1):
+            raise RequestError(f"history: expected a label, 0 or 1, in each behaviour, found {given!r}.")
+        return int(label)
+
+    def in_order(self, history):
+        """Behaviours as rows of the data set are ordered: by time, those of one time by item; new items last, as they were given.
+
+        Args:
+            history (list of Did): in any order.
+
+        Returns:
+            list of Did: oldest first.
+        """
+        last = len(self.item_ids)
+        return sorted(history, key=lambda did: (did.time, last if did.item.known is None else int(self._ranks[did.item.known])))

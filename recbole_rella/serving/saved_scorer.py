@@ -1,0 +1,194 @@
+"""A scorer as a folder of its own, which needs neither the run nor its data set, and works on another machine.
+
+scorer.json     settings, texts of the prompts, the LLM and the encoder by name and identity, versions
+catalogue.npz   ids, words, sentences and vectors of the items
+adapter/        the adapters, in PEFT's standard format
+llm/            the embedded LLM; another one is named, and proved by its identity when it is loaded
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from recbole_rella.config import chat_template
+from recbole_rella.errors import RellaError
+from recbole_rella.files import replacing, write_json
+from recbole_rella.llm.backbone import Backbone, save_adapter
+from recbole_rella.prompt.template import PromptTemplate
+from recbole_rella.prompt.tokenization import PromptTokenizer
+from recbole_rella.prompt.words import Words
+from recbole_rella.retrieval.encoder import make_encoder
+from recbole_rella.retrieval.item_space import ItemSpace
+from recbole_rella.run_folder import ADAPTER, LLM
+from recbole_rella.serving.catalogue import Catalogue
+from recbole_rella.version import VERSION
+
+_SCORER, _CATALOGUE = "scorer.json", "catalogue.npz"
+_SETTINGS = (
+    "history_size",
+    "history_order",
+    "eval_history",
+    "retrieval_metric",
+    "retrieval_sentence",
+    "retrieval_pca_dim",
+    "retrieval_pooling",
+    "retrieval_encoder",
+    "retrieval_encoder_revision",
+    "eval_micro_tokens",
+    "prompt_chat",
+    "llm_attn_implementation",
+    "llm_trust_remote_code",
+    "llm_quantization",
+)
+
+
+class ScorerError(RellaError):
+    """A scorer cannot be saved or loaded; the message says why."""
+
+
+def save(scorer, folder):
+    """Write a scorer; whole or not at all.
+
+    Args:
+        scorer (Scorer): of a run.
+        folder (str or pathlib.Path): new or empty.
+
+    Raises:
+        ScorerError: there is something in the folder, or the scorer has no run behind it.
+    """
+    folder = Path(folder).expanduser()
+    if scorer.dataset is None:
+        raise ScorerError("save_pretrained: expected the scorer of a run (Scorer.load), found one that was saved: copy its folder.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ScorerError(f"save_pretrained: expected a new or an empty folder, found {folder}, which is neither.")
+    parts, config, backbone = scorer.parts, scorer.config, scorer.dataset.assembly.backbone
+    catalogue, space = parts.catalogue, parts.item_space
+    chat = chat_template(config["prompt_chat"])
+    # That of a run lies in its folder, and goes with it; others may have any size.
+    is_embedded = backbone.folder is not None and backbone.folder.name == LLM and (backbone.folder.parent / ADAPTER).is_dir()
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        if is_embedded:
+            shutil.copytree(backbone.folder, temporary / LLM)
+        save_adapter(parts.llm, temporary / ADAPTER)
+        arrays = {f"words.{field}": np.asarray(texts).astype(str) for field, texts in catalogue.items.table.items()}
+        if space is not None:
+            arrays |= {f"space.{name}": array for name, array in space.arrays.items()}
+            arrays["sentences"] = np.array(space.sentences)
+        np.savez(temporary / _CATALOGUE, item_ids=catalogue.item_ids.astype(str), **arrays)
+        llm = LLM if is_embedded else str(backbone.folder.resolve()) if backbone.folder else backbone.path
+        write_json(
+            temporary / _SCORER,
+            {
+                "version": VERSION,
+                "llm": {"path": llm, "revision": backbone.commit, "identity": backbone.identity, "dtype": _name(backbone.dtype)},
+                "encoder": None if space is None else space.encoder.identity,
+                "settings": {key: config[key] for key in _SETTINGS},
+                "texts": {**parts.texts, "answers": list(parts.texts["answers"])},
+                "chat": chat,
+                "max_tokens": parts.max_tokens,
+                "answer_ids": list(parts.answer_ids),
+                "catalogue": {
+                    "dataset": catalogue.dataset,
+                    "id_fields": dict(catalogue.id_fields),
+                    "types": {kind: dict(types) for kind, types in catalogue.types.items()},
+                    "codes": catalogue.items.codes,
+                    "separator": catalogue.separator,
+                    "has_rating": catalogue.has_rating,
+                    "has_label": catalogue.has_label,
+                    "threshold": catalogue.threshold,
+                },
+            },
+        )
+
+
+def _name(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def load(folder, device=None):
+    """Read a scorer.
+
+    Args:
+        folder (str or pathlib.Path): as `save` left it.
+        device (str or torch.device, optional): of the LLM; a GPU where there is one by default.
+
+    Returns:
+        dict: the arguments of `Parts`.
+
+    Raises:
+        ScorerError: the folder holds no scorer, or its LLM or encoder is not the one that it was saved with.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        saved = json.loads((folder / _SCORER).read_text(encoding="utf-8"))
+        with np.load(folder / _CATALOGUE, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except Exception as error:  # of files, zip archives and JSON: whatever the damage, the remedy is the same
+        raise ScorerError(
+            f"from_pretrained: expected a scorer that save_pretrained wrote, found {folder}, which does not read ({error}). Save it again."
+        ) from error
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    settings, named = saved["settings"], saved["llm"]
+    backbone = Backbone(
+        folder / LLM if named["path"] == LLM else named["path"],
+        device,
+        named["dtype"],
+        settings["llm_quantization"],
+        settings["llm_attn_implementation"],
+        settings["llm_trust_remote_code"],
+        revision=named["revision"],
+    )
+    _compare("LLM", named["identity"], backbone.identity, named["path"])
+    texts = {**saved["texts"], "answers": tuple(saved["texts"]["answers"])}
+    catalogue = _catalogue(saved["catalogue"], arrays)
+    # Its system text shows no item and no user.
+    system = PromptTemplate(**texts, user_fields=dict, item_fields=dict).system
+    chat = "always" if saved["chat"] else settings["prompt_chat"]
+    space = None
+    if "sentences" in arrays:
+        encoder = make_encoder(settings["retrieval_encoder"], backbone, {**settings, "device": device})
+        _compare("encoder", saved["encoder"], encoder.identity, settings["retrieval_encoder"])
+        kept = {name: arrays[f"space.{name}"] for name in ("vectors", "mean", "components")}
+        space = ItemSpace(arrays["sentences"].tolist(), encoder, settings["retrieval_pca_dim"], settings["retrieval_metric"], kept)
+    return {
+        "settings": settings,
+        "texts": texts,
+        "catalogue": catalogue,
+        "tokenizer": PromptTokenizer(backbone.tokenizer, chat, system, texts["answers"], saved["chat"]),
+        "max_tokens": saved["max_tokens"],
+        "item_space": space,
+        "llm": PeftModel.from_pretrained(backbone.model, folder / ADAPTER).eval(),
+        "answer_ids": tuple(saved["answer_ids"]),
+        "device": device,
+    }
+
+
+def _compare(what, saved, found, name):
+    if saved != found:
+        raise ScorerError(
+            f"from_pretrained: expected the {what} that this scorer was saved with ({saved}), found another one under {name!r} "
+            f"({found}). Put the same one there, or save the scorer again."
+        )
+
+
+def _catalogue(saved, arrays):
+    codes = saved["codes"]
+    table = {name.removeprefix("words."): array for name, array in arrays.items() if name.startswith("words.")}
+    users = {field: np.array([""]) for field in saved["types"]["user"]}
+    return Catalogue(
+        dataset=saved["dataset"],
+        id_fields=saved["id_fields"],
+        types=saved["types"],
+        item_ids=arrays["item_ids"],
+        items=Words(table, codes),
+        users=Words(users, codes),
+        separator=saved["separator"],
+        has_rating=saved["has_rating"],
+        has_label=saved["has_label"],
+        threshold=saved["threshold"],
+    )

@@ -1,0 +1,15 @@
+"""The versions of this package and of what it stands on."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def installed(package):
+    """The version of an installed package, or None: some come under another name (FAISS from conda, a GPU build)."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+# A checkout that was never installed has no version.
+VERSION = installed("recbole-rella") or "unknown"
