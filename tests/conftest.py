@@ -1,16 +1,43 @@
-"""Small data sets and small LLMs, made in the tests; no network, no files outside the test's own folder."""
+"""Small data sets and small LLMs, made in the tests; no network, no files outside the session's temporary folder.
+
+What takes seconds to import is imported in the fixtures: the process that hands the tests to the workers needs none of it.
+"""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Read when libraries are imported. Workers run beside each other: two with two threads each would stand in their own way.
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-import torch  # noqa: E402
-from helpers import write_atomic_files, write_llm  # noqa: E402
+
+
+def pytest_xdist_auto_num_workers():
+    """A worker a core, and no more than memory holds: each takes about a gigabyte."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), 8)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """The session's folder, the same one for all workers of pytest-xdist."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_cache(shared):
+    """What is kept is named by what it was made of, so that all tests may share it: equal data, one pretraining."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(shared / "cache"))
+        yield
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """An empty cache, for tests of the cache and those that damage it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True)
@@ -18,25 +45,31 @@ def _own_folder(tmp_path, monkeypatch):
     """RecBole reads sys.argv and writes log/ and log_tensorboard/ into the working folder."""
     monkeypatch.setattr(sys, "argv", ["test"])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")
-def llms(tmp_path_factory):
+def llms(shared):
     """Factory of tiny checkpoint folders by family, each made once."""
-    made = {}
+    from helpers import write_llm
+
+    from recbole_rella.files import lock, replacing
 
     def make(family):
-        if family not in made:
-            made[family] = write_llm(tmp_path_factory.mktemp("llm") / family, family)
-        return str(made[family])
+        folder = shared / "llm" / family
+        with lock(folder):
+            if not folder.exists():
+                with replacing(folder) as temporary:
+                    write_llm(temporary, family)
+        return str(folder)
 
     return make
 
 
-@pytest.fixture
-def movies(tmp_path):
-    """A small data set with signal: users like some genres; 12 users, 30 movies, about 360 rows."""
+def _write_movies(root):
+    """A small data set with signal: users like some genres; 12 users, 30 movies, 360 rows."""
+    import numpy as np
+    from helpers import write_atomic_files
+
     random = np.random.default_rng(7)
     genres = ["Comedy", "Drama", "Horror"]
     items = [
@@ -59,7 +92,37 @@ def movies(tmp_path):
             rows.append(
                 {"user_id": str(user), "item_id": str(100 + item), "rating": rating, "timestamp": 1_000_000_000 + place * 37 + user}
             )
-    return write_atomic_files(tmp_path / "data", "movies", rows, users, items)
+    return write_atomic_files(root, "movies", rows, users, items)
+
+
+@pytest.fixture
+def movies(tmp_path):
+    """The small data set, in files of the test's own: (name, settings)."""
+    return _write_movies(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def _trained(shared):
+    """The folder of one finished run of ReLLa on the small data set."""
+    from recbole_rella import run_recbole_rella
+    from recbole_rella.files import lock
+
+    folder = shared / "trained"
+    with lock(folder), pytest.MonkeyPatch.context() as patch:
+        if not list(folder.glob("saved/*/metrics.json")):
+            shutil.rmtree(folder, ignore_errors=True)
+            name, tiny = _write_movies(folder / "data")
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", ["test"])
+            run_recbole_rella("ReLLa", name, config_dict=tiny)
+    (run,) = folder.glob("saved/*")
+    return run
+
+
+@pytest.fixture
+def trained_run(_trained):
+    """A copy of a finished run, at saved/ReLLa-...; the data set that it names is not the test's own."""
+    return Path(shutil.copytree(_trained, Path("saved") / _trained.name))
 
 
 class _Ended:
@@ -93,11 +156,6 @@ def in_this_process(monkeypatch):
                 return _Ended(child.main(command[-1]))
 
     monkeypatch.setattr(runs, "subprocess", Subprocess)
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    torch.set_num_threads(1)  # tests run beside each other, and two processes with two threads each stand in their own way
 
 
 def pytest_configure():

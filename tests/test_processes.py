@@ -82,7 +82,6 @@ def one(settings, monkeypatch):
         return torch.tensor(losses[-1], requires_grad=True)
 
     monkeypatch.setattr(ReLLaTrainer, "_accumulate", keeping)
-    torch.set_num_threads(1)
     run_recbole_rella(config_dict={**settings, "run_folder": "one"})
     return Path("one"), losses
 
@@ -103,6 +102,7 @@ def equal_runs(one, other, losses, tolerance=1e-5):
         torch.testing.assert_close(theirs[name], tensor, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_score_as_one(settings, one):
     one, losses = one
     done = start(TORCHRUN, {**settings, "run_folder": "two"})
@@ -120,6 +120,7 @@ def test_two_processes_train_and_score_as_one(settings, one):
     assert Path("one/test_predictions.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_an_llm_divided_among_processes_gives_the_same(settings, one):
     """By accelerate launch, which says with --use_fsdp that it shall be divided."""
     one, losses = one
@@ -129,6 +130,7 @@ def test_an_llm_divided_among_processes_gives_the_same(settings, one):
     equal_runs(one, Path("two"), losses)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_which_then_goes_on(settings, one):
     settings = {**settings, "checkpoint_minutes": 0}
     done = start([], {**settings, "run_folder": "broken"}, "--nproc=2", DIES_AT="7")

@@ -84,12 +84,9 @@ def test_the_run_folder(movies):
     assert yaml.safe_load((run / "config.yaml").read_text())["history_size"] == 4
 
 
-def test_loading_ignores_the_callers_command_line(movies, monkeypatch):
-    name, tiny = movies
-    run_recbole_rella("ReLLa", name, config_dict=tiny)
-    (run,) = Path("saved").glob("ReLLa-*")
+def test_loading_ignores_the_callers_command_line(trained_run, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["notebook", "--history_size=1", "--model=FM"])
-    config, model, dataset, train_data, valid_data, test_data = load_data_and_model(str(run))
+    config, model, dataset, train_data, valid_data, test_data = load_data_and_model(str(trained_run))
     assert config["history_size"] == 4 and not model.training and isinstance(dataset, ReLLaDataset)
     with pytest.raises(FileNotFoundError, match="Expected the folder of a run with a config.yaml"):
         load_data_and_model("saved")
@@ -107,6 +104,7 @@ def test_the_objective_function_of_the_tuner(movies):
     assert result["model"] == "ReLLa" and result["valid_score_bigger"] and result["best_valid_score"] > 0
 
 
+@pytest.mark.slow
 def test_the_script_runs_rella_and_resumes(movies):
     name, tiny = movies
     Path("own.yaml").write_text(yaml.safe_dump(tiny))
@@ -121,6 +119,7 @@ def test_the_script_runs_rella_and_resumes(movies):
     assert (run / "test_predictions.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_script_runs_a_built_in_model(movies):
     name, tiny = movies
     fast = {"data_path": tiny["data_path"], "threshold": {"rating": 4}, "epochs": 2, "load_col": None}
@@ -130,6 +129,7 @@ def test_the_script_runs_a_built_in_model(movies):
     assert "test result" in done.stderr and "'auc'" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_script_prints_configuration_errors_without_a_traceback(movies):
     done = script("--model=ReLLa", "--dataset=ml-100k", "--history_sise=3")
     assert done.returncode == 1 and "Traceback" not in done.stderr

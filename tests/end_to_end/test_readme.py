@@ -29,8 +29,10 @@ SMALL = [
     "--mini_num_layers=1",
     "--mini_num_heads=2",
     "--mini_epochs=0",
-    "--mini_vocab_size=400",
+    "--mini_vocab_size=2000",
+    "--train_pool=64",
     "--train_shots=16",
+    "--eval_rows=32",
     "--epochs=1",
     "--show_progress=False",
     "--retrieval_pca_dim=16",
@@ -99,6 +101,13 @@ def test_every_command_of_the_script_is_tested_here():
     assert len(CALLS) == len(lines) and len(COMMANDS) >= 5
 
 
+def slow(command):
+    """A parameter: a command that starts Ray, or trains a built-in model on all rows, is for the slow lane."""
+    if "--tool=Ray" in command:
+        return pytest.param(command, marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])
+    return pytest.param(command, marks=pytest.mark.slow if command.startswith("--model=DCNV2 ") else ())
+
+
 FINISHED = [c for c in COMMANDS if "--explain" in c or "--score" in c or "--export" in c]
 SIDE_BY_SIDE = [c for c in COMMANDS if re.search("--model=\\S+,|--sweep", c)]
 TUNING = [c for c in COMMANDS if "--params_file" in c]
@@ -114,7 +123,7 @@ def test_side_by_side_command(command, run):
     assert re.search(r"^\| (ReLLa|zero_shot).* \| .*0\.\d{4}", page.read_text(), re.M)
 
 
-@pytest.mark.parametrize("command", TUNING)
+@pytest.mark.parametrize("command", map(slow, TUNING))
 def test_tuning_command(command, run):
     done = run(command)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
@@ -131,7 +140,7 @@ def test_commands_on_a_finished_run(run):
     for command in FINISHED:
         done = run(command, small=False)
         assert done.returncode == 0, done.stderr[-3000:]
-        told = {"--explain": "P(yes) 0.", "--score": "1 requests scored, 0 lines left out", "--export": "95 prompts written to"}
+        told = {"--explain": "P(yes) 0.", "--score": "1 requests scored, 0 lines left out", "--export": "32 prompts written to"}
         assert next(text for option, text in told.items() if option in command) in done.stdout
     assert pd.read_csv("scores.csv")["candidate"].tolist() == ["181", "Dune"]
     assert Path("exported/llm/model.safetensors").is_file() and Path("exported/llm/tokenizer.json").is_file()
@@ -167,14 +176,15 @@ def test_commands_of_a_data_set(name, llms, run):
     assert "expected_counts: expected " in done.stderr and "Your own eval_args may be why." in done.stderr
 
 
-@pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if "resume_from" not in c and c not in FINISHED + SIDE_BY_SIDE + TUNING + DATA_SETS]
-)
+REST = [c for c in COMMANDS if "resume_from" not in c and c not in FINISHED + SIDE_BY_SIDE + TUNING + DATA_SETS]
+
+
+@pytest.mark.parametrize("command", map(slow, REST))
 def test_command(command, llms, run):
     done = run(without_hub(command, llms))
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"test result.*'auc'", done.stderr), done.stderr[-3000:]
     if "--model=ReLLa" in command:
         (folder,) = Path("saved").glob("ReLLa-*")
-        assert len(pd.read_csv(folder / "test_predictions.csv")) == 95
+        assert len(pd.read_csv(folder / "test_predictions.csv")) == (32 if "--model=ReLLa" in command else 95)
         assert yaml.safe_load((folder / "config.yaml").read_text())["dataset"] == "ml-100k"

@@ -23,12 +23,14 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_trials_run_on_the_cluster_that_the_environment_names(movies, cluster, monkeypatch):
     import ray
 
     name, tiny = movies
     Path("space.hyper").write_text("lora_r choice [2]\n")
-    own, seen = {**tiny, "cache_dir": str(Path("cache").resolve())}, []
+    seen = []
 
     def shares(*arguments, **more):
         found = _shares(*arguments, **more)
@@ -36,7 +38,7 @@ def test_trials_run_on_the_cluster_that_the_environment_names(movies, cluster, m
         return found
 
     monkeypatch.setattr(ray_trials, "_shares", shares)
-    best, score, _ = tune("space.hyper", "ReLLa", name, None, own, tool="Ray", output_file="out/hyper.result")
+    best, score, _ = tune("space.hyper", "ReLLa", name, None, tiny, tool="Ray", output_file="out/hyper.result")
     assert seen == [((2, {"cpu": 1, "gpu": 0}), [1, 2])] and not ray.is_initialized()
     assert best == {"lora_r": 2} and 0 < score <= 1
     assert Path("out/hyper.result").read_text().count("Test result:") == 1

@@ -146,6 +146,7 @@ def start(name, checkpoint_dir):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_table(movies):
     name, tiny = movies
     Path("own.yaml").write_text(yaml.safe_dump(tiny))

@@ -35,8 +35,7 @@ def ray_cluster():
 def search(movies, space=CHOICES, **more):
     name, tiny = movies
     Path("space.hyper").write_text(space)
-    own = {**more.pop("config_dict", {}), **tiny, "cache_dir": str(Path("cache").resolve())}
-    return tune("space.hyper", "ReLLa", name, None, own, output_file="out/hyper.result", **more)
+    return tune("space.hyper", "ReLLa", name, None, tiny, output_file="out/hyper.result", **more)
 
 
 def check_best(best, score, path):
@@ -58,6 +57,8 @@ def test_hyperopt(algo, trials, movies):
     check_best(best, score, path)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("algo", ["exhaustive", "random", "bayes"])
 def test_ray(algo, movies, ray_cluster):
     chart = "chart.html" if algo == "exhaustive" else None
@@ -67,6 +68,8 @@ def test_ray(algo, movies, ray_cluster):
     check_best(best, score, path)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 @pytest.mark.parametrize("tool", ["Hyperopt", "Ray"])
 def test_a_trial_that_fails_does_not_end_the_search(tool, movies, ray_cluster, caplog):
     caplog.set_level(logging.ERROR)
@@ -80,7 +83,7 @@ def test_no_trial_came_to_its_end(movies):
         search(movies, "max_prompt_tokens choice [8,9]\n")
 
 
-def test_trials_share_the_caches(movies, monkeypatch):
+def test_trials_share_the_caches(movies, own_cache, monkeypatch):
     """lora_r changes nothing before the adapters: one pretraining, one encoding, one retrieval, one set of prompts."""
     import recbole_rella.files as files
     from recbole_rella.llm import mini
@@ -99,6 +102,7 @@ def test_trials_share_the_caches(movies, monkeypatch):
     assert sorted(made) == ["prompts", "prompts", "retrieved"]
 
 
+@pytest.mark.slow
 def test_two_processes_make_a_cached_file_once(tmp_path):
     code = (
         "import sys, time, numpy as np\nfrom recbole_rella.files import cached_arrays\n"
@@ -145,6 +149,8 @@ def test_no_file_of_keys(movies):
         tune("nowhere.hyper", "ReLLa", movies[0], None, movies[1])
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_a_script_in_the_way_of_recboles_run_hyper(movies, ray_cluster):
     """HyperTuning with files alone, and Ray's own tune.run over the function that reports test metrics."""
     from ray import tune as ray_tune
@@ -156,7 +162,6 @@ def test_a_script_in_the_way_of_recboles_run_hyper(movies, ray_cluster):
         **tiny,
         "model": "ReLLa",
         "dataset": name,
-        "cache_dir": str(Path("cache").resolve()),
         "checkpoint_dir": str(Path("saved").resolve()),
     }
     Path("own.yaml").write_text(yaml.safe_dump(own))
@@ -191,6 +196,7 @@ print("best params:", tuning.best_params, objective_function.__module__)
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_imports_recboles_objective_function_runs_unchanged(movies):
     """RecBole's run_hyper.py is in its repository, not in its wheel; this script takes the same things from RecBole."""
     name, tiny = movies

@@ -64,7 +64,7 @@ def test_frequent_phrases_become_one_token(movies):
     assert [t.replace("Ġ", " ") for t in tokens] == ["Comedy Story 0", " (1990)", ":", " Yes", ",", " 5 stars", "Ċ"]
 
 
-def test_the_cache_is_used_and_depends_on_what_it_should(movies, monkeypatch):
+def test_the_cache_is_used_and_depends_on_what_it_should(movies, own_cache, monkeypatch):
     name, tiny = movies
     first = build(name, tiny).assembly.backbone.path
     trained = []
@@ -89,7 +89,7 @@ def test_the_cache_is_used_and_depends_on_what_it_should(movies, monkeypatch):
 
 
 @pytest.mark.parametrize("victim", ["model.safetensors", "tokenizer.json", "config.json"])
-def test_a_damaged_checkpoint_is_made_again(victim, movies, caplog):
+def test_a_damaged_checkpoint_is_made_again(victim, movies, own_cache, caplog):
     name, tiny = movies
     dataset = build(name, tiny)
     _, before, _ = scores(dataset)
@@ -128,7 +128,7 @@ def test_other_wordings(layout, movies, tmp_path):
     assert np.std(margin) > 0
 
 
-def test_pretraining_leaves_the_random_state_alone(movies):
+def test_pretraining_leaves_the_random_state_alone(movies, own_cache):
     name, tiny = movies
     drawn = []
     for _ in range(2):

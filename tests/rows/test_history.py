@@ -4,6 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_rella.data.row_dataset import RowDataset
+from recbole_rella.quick_start import make_config
 from recbole_rella.rows.history import NO_SPLIT, TEST, Histories, Rows
 
 
@@ -22,15 +24,8 @@ def test_histories_equal_a_plain_loop(drawn):
             assert histories.of_user(u, s).tolist() == [r for r in range(n) if user[r] == u and split[r] <= s]
 
 
-def test_the_state_is_26_bytes_a_row():
-    n = 1000
-    rows = Rows(
-        np.zeros(n, np.int32),
-        np.zeros(n, np.int32),
-        np.zeros(n, np.int64),
-        np.zeros(n, np.float32),
-        np.zeros(n, np.int8),
-        np.zeros(n, np.int8),
-    )
-    state = sum(c.nbytes for c in vars(rows).values()) + Histories(rows, 1).rows.nbytes
-    assert state == 26 * n
+def test_the_state_of_a_data_set_is_26_bytes_a_row(movies):
+    name, tiny = movies
+    dataset = RowDataset(make_config("ReLLa", name, config_dict=tiny))
+    columns = [*vars(dataset.rows).values(), dataset.histories.row_ids]
+    assert all(len(column) == 360 for column in columns) and sum(column.nbytes for column in columns) == 26 * 360

@@ -14,11 +14,8 @@ from recbole_rella.serving.scorer import RequestError, Scorer
 
 
 @pytest.fixture
-def run(movies):
-    name, tiny = movies
-    run_recbole_rella("ReLLa", name, config_dict=tiny)
-    (folder,) = Path("saved").glob("ReLLa-*")
-    return Scorer.load(folder), pd.read_csv(folder / "test_predictions.csv", dtype=str)
+def run(trained_run):
+    return Scorer.load(trained_run), pd.read_csv(trained_run / "test_predictions.csv", dtype=str)
 
 
 def test_a_row(run):

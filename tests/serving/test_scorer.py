@@ -9,23 +9,24 @@ import pandas as pd
 import pytest
 
 from recbole_rella import run_recbole_rella
-from recbole_rella.prompt.template import TemplateError
 from recbole_rella.run_folder import RunError
 from recbole_rella.serving.requests import score_file
 from recbole_rella.serving.scorer import RequestError, Scorer
 
 
+def opened(run):
+    """The Scorer of a run, and the run's predictions."""
+    return Scorer.load(run), pd.read_csv(run / "test_predictions.csv", dtype={"user_id": str, "item_id": str})
+
+
 @pytest.fixture
-def trained(movies):
-    """A factory of Scorers of a fresh run, and the run's predictions."""
+def trained(trained_run):
+    return opened(trained_run)
 
-    def make(**more):
-        name, tiny = movies
-        run_recbole_rella("ReLLa", name, config_dict={**tiny, **more})
-        (folder,) = Path("saved").glob("ReLLa-*")
-        return Scorer.load(folder), pd.read_csv(folder / "test_predictions.csv", dtype={"user_id": str, "item_id": str})
 
-    return make
+@pytest.fixture
+def scorer(trained):
+    return trained[0]
 
 
 def past_of(scorer, row):
@@ -38,8 +39,11 @@ def past_of(scorer, row):
 
 @pytest.mark.parametrize("eval_history", ["retrieved", "recent"])
 @pytest.mark.parametrize("encoder", ["tfidf", "llm"])
-def test_a_request_that_repeats_a_row_scores_as_the_row(eval_history, encoder, trained):
-    scorer, predictions = trained(eval_history=eval_history, retrieval_encoder=encoder)
+def test_a_request_that_repeats_a_row_scores_as_the_row(eval_history, encoder, movies):
+    name, tiny = movies
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, "eval_history": eval_history, "retrieval_encoder": encoder})
+    (run,) = Path("saved").glob("ReLLa-*")
+    scorer, predictions = opened(run)
     chosen = predictions.iloc[::5]
     requests = [
         {"user_id": row.user_id, "history": past_of(scorer, row.row_id), "candidates": [row.item_id]} for row in chosen.itertuples()
@@ -51,7 +55,7 @@ def test_a_request_that_repeats_a_row_scores_as_the_row(eval_history, encoder, t
 
 def test_words_count_not_ids(trained):
     """An unknown user and items that the data set does not have, in the words of those that it has."""
-    scorer, predictions = trained()
+    scorer, predictions = trained
     row = predictions.iloc[-1]
     dataset = scorer.dataset
     words = {token: dataset.words["item"](place) for place, token in enumerate(dataset.field2id_token[dataset.iid_field])}
@@ -73,8 +77,7 @@ def test_words_count_not_ids(trained):
     assert sorted(by_id["rank"]) == list(range(1, 8)) and by_id.loc[by_id["score"].idxmax(), "rank"] == 1
 
 
-def test_a_known_user_brings_profile_and_rows(trained):
-    scorer, _ = trained()
+def test_a_known_user_brings_profile_and_rows(scorer):
     dataset = scorer.dataset
     user = list(dataset.field2id_token[dataset.uid_field]).index("3")
     rows = np.flatnonzero(dataset.rows.user == user)
@@ -85,8 +88,7 @@ def test_a_known_user_brings_profile_and_rows(trained):
     assert scorer.score([new])["score"].between(0, 1).all()  # nobody, without a past
 
 
-def test_bulk_equals_single(trained):
-    scorer, _ = trained()
+def test_bulk_equals_single(scorer):
     requests = [{"user_id": str(u), "candidates": ["101", "102", "103"]} for u in range(8)]
     bulk = scorer.score_many(requests)
     single = pd.concat([scorer.score(**request).assign(request=place) for place, request in enumerate(requests)])
@@ -113,8 +115,7 @@ BAD_REQUESTS = [
 ]
 
 
-def test_requests_that_cannot_be_scored(trained):
-    scorer, _ = trained(mini_epochs=0, epochs=0)
+def test_requests_that_cannot_be_scored(scorer):
     for request, message in BAD_REQUESTS:
         with pytest.raises(RequestError, match=message):
             scorer.score_many([request])
@@ -146,8 +147,7 @@ def write(kind):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_file_of_requests(kind, trained, caplog):
-    scorer, _ = trained()
+def test_a_file_of_requests(kind, scorer, caplog):
     assert score_file(scorer, write(kind), "out/scores.csv", show_progress=False) == (3, 2)
     table = pd.read_csv("out/scores.csv", dtype={"candidate": str})
     assert list(table) == ["line", "id", "candidate", "score", "rank"]
@@ -160,19 +160,16 @@ def test_a_file_of_requests(kind, trained, caplog):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_bad_line_may_end_the_command_and_leaves_no_half_file(kind, trained):
-    scorer, _ = trained(mini_epochs=0, epochs=0)
+def test_a_bad_line_may_end_the_command_and_leaves_no_half_file(kind, scorer):
     with pytest.raises(RequestError, match=r"requests\.\w+, line \d: "):
         score_file(scorer, write(kind), "out/scores.csv", bad_lines="fail", show_progress=False)
     assert not Path("out/scores.csv").exists()
 
 
-def test_files_and_options_that_are_not_there(trained):
-    scorer, _ = trained(mini_epochs=0, epochs=0)
+def test_files_and_options_that_are_not_there(scorer):
     with pytest.raises(RequestError, match="expected a file of requests, found none at nowhere.jsonl"):
         score_file(scorer, "nowhere.jsonl", "scores.csv")
     with pytest.raises(RequestError, match="bad_lines: expected one of skip, fail, found 'ignore'"):
         score_file(scorer, write("csv"), "scores.csv", bad_lines="ignore")
     with pytest.raises(RunError, match="expected the folder of a run with a config.yaml"):
         Scorer.load("nowhere")
-    assert issubclass(TemplateError, ValueError)
