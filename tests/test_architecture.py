@@ -36,7 +36,7 @@ def room(path):
 
 # The rooms from the ground up: each imports what stands before it, never what stands behind.
 ORDER = [
-    "errors", "files", "processes", "keys", "pictures", "rows", "atomic", "prompt", "llm", "retrieval",
+    "errors", "files", "processes", "keys", "pictures", "tables", "rows", "atomic", "prompt", "llm", "retrieval",
     "compat", "config", "metrics", "run_folder", "data", "model", "checkpoint", "trainer", "register", "quick_start",
     "experiments", "serving", "command_line", "__init__", "__main__",
 ]  # fmt: skip
