@@ -36,12 +36,12 @@ def room(path):
 
 # The rooms from the ground up: each imports what stands before it, never what stands behind.
 ORDER = """
-errors files processes keys pictures rows atomic prompt llm retrieval
-compat config metrics run_folder data model checkpoint trainer register quick_start
+errors version files processes keys pictures tables rows atomic prompt llm retrieval
+compat config metrics run_folder data model checkpoint predictions trainer register quick_start
 experiments serving command_line __init__ __main__
 """.split()
 # Rooms of RecBole's side, the files in them that are plain all the same, and the file elsewhere that knows RecBole.
-KNOW_RECBOLE = "config quick_start register compat metrics trainer checkpoint data model experiments __main__".split()
+KNOW_RECBOLE = "config quick_start register compat metrics trainer checkpoint predictions data model experiments __main__".split()
 PLAIN = ("experiments/significance.py",)
 NOT_PLAIN = ("atomic/reading.py",)
 

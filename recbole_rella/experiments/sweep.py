@@ -9,11 +9,12 @@ from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 
 from recbole_rella.experiments.plan import Entry, Run, make_entries, settings_of, with_both_histories
 from recbole_rella.experiments.side_by_side import heading, prepare_ground, run_all, seeds_of
-from recbole_rella.experiments.table import markdown, runs_table
+from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import replacing
 from recbole_rella.keys import RULES, ConfigError
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.quick_start import make_config
+from recbole_rella.tables import markdown
 
 
 def parse_sweep(text):
