@@ -32,5 +32,5 @@ def test_the_state_is_26_bytes_a_row():
         np.zeros(n, np.int8),
         np.zeros(n, np.int8),
     )
-    state = sum(c.nbytes for c in vars(rows).values()) + Histories(rows, 1).rows.nbytes
+    state = sum(c.nbytes for c in vars(rows).values()) + Histories(rows, 1).row_ids.nbytes
     assert state == 26 * n
