@@ -125,7 +125,7 @@ class CountsFilteredRows:
         tokens = self.field2id_token[field]
         in_rows = np.zeros(len(tokens), dtype=bool)
         in_rows[self.inter_feat[field].to_numpy()] = True
-        spaced = [token for token in tokens[1:] if token != token.strip()]
+        spaced = [str(token) for token in tokens[1:] if token != token.strip()]
         if spaced:
             raise DatasetError(
                 f"{field}: expected ids without white space around them, found {plural(len(spaced), 'id')} with some "
@@ -153,8 +153,10 @@ class CountsFilteredRows:
                 self._check_written_alike(kind, field, ids, feat[field].to_numpy(), True)
 
     def _check_written_alike(self, kind, field, unlisted, listed, all_unlisted):
-        known = {_plain(token): token for token in listed}
-        pairs = [(token, known[_plain(token)]) for token in unlisted if _plain(token) in known and known[_plain(token)] != token]
+        known = {_plain(token): str(token) for token in listed}
+        pairs = [
+            (str(token), known[_plain(token)]) for token in unlisted if _plain(token) in known and known[_plain(token)] != token
+        ]
         # 007 and 7 may be two ids, unless none is as the other file has it; 7.0 and 7 are not.
         if not all_unlisted:
             pairs = [pair for pair in pairs if "." in "".join(pair)]

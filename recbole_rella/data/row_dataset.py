@@ -74,6 +74,7 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
         if self.rows.label is not None:
             # As the file has them: RecBole's normalize_all makes 1 of a column that is 0 throughout.
             self.inter_feat[self.label_field] = self.rows.label[self.inter_feat[ROW_ID].to_numpy()].astype(np.float64)
+        self._kept_places = None
         self.account.kept = len(self.rows)
         if self.config["split_file"] is None:
             self._drop_short_histories()
