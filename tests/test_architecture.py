@@ -98,6 +98,7 @@ def test_every_key_has_a_default_a_rule_and_a_comment():
         "numerical_features",
         "transform",
         "load_col",
+        "filter_inter_by_user_or_item",
         "eval_args",
         "train_neg_sample_args",
         "metrics",
