@@ -11,8 +11,8 @@ from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_rella.config import ROWS_CHOSEN_BY
 from recbole_rella.data.atomic_files import ReadsAtomicFiles
+from recbole_rella.keys import affecting
 from recbole_rella.rows.counts import differing, sentence
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
@@ -30,7 +30,7 @@ _ROWS_CHOSEN_BY = (
     "load_col",
     "unload_col",
     "eval_args",
-    *ROWS_CHOSEN_BY,
+    *affecting("rows"),
 )
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 import yaml
 
-from recbole_rella.config import properties_folder
 from recbole_rella.data.row_dataset import RowDataset
-from recbole_rella.experiments.plan import Run, make_entries, settings_of, variant_names, with_both_histories
+from recbole_rella.experiments.plan import Run, make_entries, settings_of, with_both_histories
 from recbole_rella.experiments.sweep import parse_sweep
 from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import ModelError, load_data, make_config
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.rows.split import Split
+from recbole_rella.shipped import properties_folder, variant_files
 
 
 def settings(movies, model, **more):
@@ -78,7 +78,7 @@ def test_a_key_of_one_model_is_for_it_alone(movies, monkeypatch):
 
 
 def test_every_shipped_variant_is_an_entry():
-    names = variant_names()
+    names = variant_files()
     assert {"TALLRec", "zero_shot", "mixed", "retrieved_only"} <= set(names)
     for entry, path in zip(make_entries(sorted(names)), (names[n] for n in sorted(names))):
         assert entry.model == "ReLLa" and entry.own == yaml.safe_load(path.read_text()) and entry.is_rella
@@ -94,8 +94,11 @@ def test_a_variant_of_ones_own_and_of_another_model(tmp_path):
 @pytest.mark.parametrize(
     "names, message",
     [
-        (["Rella"], "expected a model of RecBole, an import path, a YAML file or one of .*TALLRec.* found 'Rella'"),
-        (["no.such.Model"], "import path of a class, found 'no.such.Model'"),
+        (
+            ["Rella"],
+            "expected a model of RecBole, ReLLa, the import path of a class, a YAML file or one of .*TALLRec.* found 'Rella'",
+        ),
+        (["no.such.Model"], "import path of a class, .* found 'no.such.Model'"),
         (["nowhere.yaml"], "expected a model or a YAML file, found 'nowhere.yaml', which does not exist"),
         (["FM", "SASRec"], "that learn from the labels of rows .* found SASRec"),
         (["FM", "FM"], "expected different models, found"),
@@ -145,6 +148,6 @@ def test_sweeps_are_read_as_yaml():
 
 def test_variants_name_only_keys_that_exist(movies):
     name, tiny = movies
-    for path in variant_names().values():
+    for path in variant_files().values():
         make_config("ReLLa", name, [str(path)], tiny)
-    assert Path(variant_names()["TALLRec"]).read_text().count("recent") >= 2
+    assert Path(variant_files()["TALLRec"]).read_text().count("recent") >= 2
