@@ -36,7 +36,8 @@ def room(path):
 
 # The rooms from the ground up: each imports what stands before it, never what stands behind.
 ORDER = [
-    "errors", "version", "shipped", "files", "processes", "keys", "key_docs", "arguments", "pictures", "rows", "atomic", "prompt", "llm", "retrieval",
+    "errors", "version", "shipped", "files", "processes", "keys", "key_docs", "arguments", "pictures",
+    "rows", "atomic", "prompt", "llm", "retrieval",
     "compat", "config", "metrics", "run_folder", "data", "model", "checkpoint", "trainer", "register", "quick_start",
     "experiments", "serving", "command_line", "__init__", "__main__",
 ]  # fmt: skip
