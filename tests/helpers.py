@@ -299,7 +299,6 @@ TINY = {
     "epochs": 1,
     "train_batch_size": 16,
     "prompt_noun": "movie",
-    "prompt_verb": "watched",
     "prompt_profile": "This person is {{ user.age }} years old.",
     "prompt_item": "{{ item.movie_title }} ({{ item.release_year }})",
     "retrieval_sentence": "{{ item.movie_title }} is a {{ item['class'] }} movie.",

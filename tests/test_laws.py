@@ -327,7 +327,7 @@ def test_law_9_same_seed_same_scores(movies):
 
 def test_tiny_configuration_is_valid():
     """The tests' own overrides name keys that exist."""
-    from recbole_rella.keys import RULES
+    from recbole_rella.keys import KEYS
 
-    assert {key for key in TINY if key.startswith(("mini_", "retrieval_", "prompt_"))} <= set(RULES)
+    assert {key for key in TINY if key.startswith(("mini_", "retrieval_", "prompt_"))} <= set(KEYS)
     assert get_model("ReLLa").__name__ == "ReLLa"

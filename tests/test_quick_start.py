@@ -136,8 +136,8 @@ def test_the_script_prints_configuration_errors_without_a_traceback(movies):
     assert "history_sise: there is no such key; the nearest valid one is history_size" in done.stderr
 
 
-@pytest.mark.parametrize("row", sorted((ROOT / "properties" / "ablation").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_row_of_the_ablation_is_configuration_alone(row, movies):
+@pytest.mark.parametrize("row", sorted((ROOT / "properties" / "variant").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_variant_is_configuration_alone(row, movies):
     name, tiny = movies
     settings = {**tiny, **yaml.safe_load(row.read_text())}
     if settings.get("train_shots"):

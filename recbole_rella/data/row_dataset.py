@@ -13,10 +13,10 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_rella.atomic.errors import DatasetError
 from recbole_rella.atomic.reading import plural
-from recbole_rella.config import ROWS_CHOSEN_BY
 from recbole_rella.data.answers import Answers
 from recbole_rella.data.atomic_files import ReadsAtomicFiles
 from recbole_rella.data.filters import CountsFilteredRows
+from recbole_rella.keys import affecting
 from recbole_rella.rows.counts import differing, sentence
 from recbole_rella.rows.draw import drawn
 from recbole_rella.rows.fields import ROW_ID
@@ -35,7 +35,7 @@ _ROWS_CHOSEN_BY = (
     "load_col",
     "unload_col",
     "eval_args",
-    *ROWS_CHOSEN_BY,
+    *affecting("rows"),
 )
 
 
