@@ -125,9 +125,9 @@ class Backbone:
 def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=False):
     """Put LoRA adapters on an LLM (PEFT).
 
-    A quantized LLM needs nothing more (QLoRA): it is frozen, gradients pass through its dequantized weights, and its norms compute in
-    float32 whatever they are stored in. PEFT's preparation for such LLMs would also store embeddings, head and norms in float32: that
-    is for float16, and bfloat16 has float32's range.
+    A quantized LLM needs nothing more (QLoRA): it is frozen, gradients pass through its dequantized weights, and its norms compute
+    in float32 whatever they are stored in. PEFT's preparation for such LLMs would also store embeddings, head and norms in float32:
+    that is for float16, and bfloat16 has float32's range.
 
     Args:
         model (transformers.PreTrainedModel): frozen.
