@@ -25,7 +25,7 @@ class LLMError(RellaError):
 def automatic_dtype(device):
     """The dtype that suits a device: bfloat16 where the hardware computes in it, else float32.
 
-    GPUs before NVIDIA's Ampere (T4, V100) have no bfloat16. PyTorch emulates it there, slowly. They get float32 and not float16, whose
+    GPUs before NVIDIA's Ampere (T4, V100) have no bfloat16, and PyTorch emulates it slowly. They get float32 and not float16, whose
     range the hidden states of many LLMs exceed.
 
     Args:
