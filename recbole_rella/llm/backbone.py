@@ -28,7 +28,7 @@ class LLMError(RellaError):
 def automatic_dtype(device):
     """The dtype that suits a device: bfloat16 where the hardware computes in it, else float32.
 
-    GPUs before NVIDIA's Ampere (T4, V100) have no bfloat16. PyTorch emulates it there, slowly. They get float32 and not float16, whose
+    GPUs before NVIDIA's Ampere (T4, V100) have no bfloat16, and PyTorch emulates it slowly. They get float32 and not float16, whose
     range the hidden states of many LLMs exceed.
 
     Args:
@@ -162,9 +162,9 @@ class Backbone:
 def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=False):
     """Put LoRA adapters on an LLM (PEFT).
 
-    A quantized LLM needs nothing more (QLoRA): it is frozen, gradients pass through its dequantized weights, and its norms compute in
-    float32 whatever they are stored in. PEFT's preparation for such LLMs would also store embeddings, head and norms in float32: that
-    is for float16, and bfloat16 has float32's range.
+    A quantized LLM needs nothing more (QLoRA): it is frozen, gradients pass through its dequantized weights, and its norms compute
+    in float32 whatever they are stored in. PEFT's preparation for such LLMs would also store embeddings, head and norms in float32:
+    that is for float16, and bfloat16 has float32's range.
 
     Args:
         model (transformers.PreTrainedModel): frozen.

@@ -44,14 +44,46 @@ def _spans_lines(token):
     return re.search(r"\n\s*\S", text) is not None
 
 
-def _control_tokens(tokenizer):
-    """What a tokenizer takes for a token of its own wherever it is spelled, unless that is a plain word or white space (Gemma has
-    tokens for several line breaks). Not all that steer an LLM are called special: Qwen's <think> and Gemma's <unused0> are not."""
-    try:
-        added = tokenizer.added_tokens_decoder.values()
-    except NotImplementedError:  # Mistral's own library, which reads no control tokens out of text
-        return []
-    return [t.content for t in added if len(t.content.strip()) > 1 and (t.special or re.fullmatch(r"[<\[].*[>\]]", t.content))]
+class ControlTokens:
+    """What a tokenizer takes for a token of its own wherever it is spelled; text of the data is kept from being one.
+
+    Not all that steer an LLM are called special: Qwen's <think> and Gemma's <unused0> are not. Added tokens that are plain words or
+    white space (Gemma has some for several line breaks) are none.
+
+    Args:
+        tokenizer (transformers.PreTrainedTokenizerBase): of an LLM or an encoder.
+    """
+
+    def __init__(self, tokenizer):
+        try:
+            added = tokenizer.added_tokens_decoder.values()
+        except NotImplementedError:  # Mistral's own library, which reads no control tokens out of text
+            added = []
+        texts = {t.content for t in added if t.special or re.fullmatch(r"[<\[].*[>\]]", t.content)}
+        self._pattern, self._has_said = _any_of([text for text in texts if len(text.strip()) > 1]), False
+
+    def broken_up(self, text, spans=()):
+        """A text in which nothing is spelled as a control token: a space stands behind the first character of what was.
+
+        Args:
+            text (str): of the data.
+            spans (list of tuple): (begin, end) in characters, of parts of the text.
+
+        Returns:
+            tuple: str; list of tuple, where the parts are then.
+        """
+        while found := list(self._pattern.finditer(text)):
+            if not self._has_said:
+                logger.warning(
+                    "Some text of the prompts is spelled as %r, a control token of this LLM; it becomes text, with a space in it. "
+                    "Control tokens belong in a chat template (prompt_chat).",
+                    found[0][0],
+                )
+                self._has_said = True
+            breaks = [match.start() + 1 for match in found]
+            spans = [(begin + bisect_right(breaks, begin), end + bisect_right(breaks, end - 1)) for begin, end in spans]
+            text = self._pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        return text, spans
 
 
 def _any_of(texts):
@@ -85,7 +117,7 @@ class PromptTokenizer:
 
     def __init__(self, tokenizer, chat, system, answers, template=None):
         self.tokenizer, self.answers = tokenizer, answers
-        self._control, self._has_said = _any_of(_control_tokens(tokenizer)), False
+        self._control = ControlTokens(tokenizer)
         if chat == "always" and not (template or tokenizer.chat_template):
             raise ChatTemplateError(
                 "prompt_chat: expected auto, never, vicuna or the path of a chat template for this LLM, found always; its "
@@ -152,24 +184,9 @@ class PromptTokenizer:
     def _ids(self, text):
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _as_text(self, text, spans=()):
-        """A text in which nothing is spelled as a control token, and where its spans of characters are then."""
-        while found := list(self._control.finditer(text)):
-            if not self._has_said:
-                logger.warning(
-                    "Some text of the prompts is spelled as %r, a control token of this LLM; it becomes text, with a space in it. "
-                    "Control tokens belong in a chat template (prompt_chat).",
-                    found[0][0],
-                )
-                self._has_said = True
-            breaks = [match.start() + 1 for match in found]
-            spans = [(begin + bisect_right(breaks, begin), end + bisect_right(breaks, end - 1)) for begin, end in spans]
-            text = self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-        return text, spans
-
     def framed(self, text):
         """The text that is tokenized for a prompt: chat format included, special start tokens left out."""
-        return self._before + self._as_text(text)[0] + self._after
+        return self._before + self._control.broken_up(text)[0] + self._after
 
     def whole(self, text):
         """Token ids of a prompt, tokenized in one piece: the reference for `ids`.
@@ -217,7 +234,7 @@ class PromptTokenizer:
         Returns:
             list of tuple: token ids; positions of the tokens that overlap a span (list of int each).
         """
-        texts, spans = zip(*map(self._as_text, texts, spans))
+        texts, spans = zip(*map(self._control.broken_up, texts, spans))
         encoded = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
         results = []
         for ids, offsets, marked in zip(encoded["input_ids"], encoded["offset_mapping"], spans):

@@ -1,4 +1,4 @@
-"""FlexAttention over trees, on the CPU, where PyTorch runs it uncompiled: its blocks, states, gradients, and what happens without it."""
+"""FlexAttention over trees, on the CPU, where PyTorch runs it uncompiled: blocks, states, gradients, what happens without it."""
 
 import logging
 

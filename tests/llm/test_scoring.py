@@ -297,7 +297,7 @@ def test_law_3_for_mixtures_of_experts(family, way, budget, llms, monkeypatch, c
     # The last layer of gpt-oss gives its router's scores as well, and is left as it is; the log says so once.
     parts = parts_at_answers(llm)
     assert parts == (["head"] if family == "gpt-oss" else ["head", "last layer"])
-    said = [record.message for record in caplog.records]
+    said = [record.message for record in caplog.records if record.name.startswith("recbole_rella")]
     assert len(said) == (family == "gpt-oss") and all("computes its last layer at all positions" in message for message in said)
 
 
@@ -416,19 +416,16 @@ def test_trees_with_a_mask_take_no_more_memory_than_they_may(dtype, attention, g
         assert len(at_once) == 1 and at_once[0] == len({tuple(p[:n]) for p in prompts for n in range(1, len(p) + 1)})
         bound = 100_000 if attention == "sdpa" else 1_000_000
         monkeypatch.setattr(tree_attention, "MASK_BYTES", bound)
-        (taken, tokens, found) = bytes_of_masks(llm, prompts, monkeypatch)
-    assert (
-        len(tokens) > 3
-        and max(taken) <= bound < 4 * max(taken)
-        and max(tokens) == pytest.approx(tree_attention.mask_tokens(llm), abs=40)
-    )
+        taken, tokens, found = bytes_of_masks(llm, prompts, monkeypatch)
+        most = tree_attention.mask_tokens(llm)
+    assert len(tokens) > 3 and max(taken) <= bound and most - 40 < max(tokens) <= most
     torch.testing.assert_close(
         found, expected, atol=1e-4 if dtype == torch.float32 else 0.2, rtol=1e-4 if dtype == torch.float32 else 0.1
     )
 
 
 def test_a_mask_of_gemma_2_fits_its_bound():
-    """2B: eight heads in plain PyTorch, bfloat16, where a tree of eval_micro_tokens would take half a gigabyte for its mask alone."""
+    """2B: eight heads in plain PyTorch, bfloat16. With 16,384 tokens its mask alone would take half a gigabyte."""
     llm = random_llm(Gemma2Config(**{**GATED, "num_attention_heads": 8}, head_dim=8)).to(torch.bfloat16)
     llm.config._attn_implementation = "eager"
     with torch.no_grad():
