@@ -53,6 +53,7 @@ SCRIPT_KEYS = {
     "neg_sampling",
     "training_neg_sample_num",
     "discretization",
+    "encoding",
     "entity_kg_num_interval",
     "relation_kg_num_interval",
 }
