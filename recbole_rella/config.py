@@ -30,6 +30,7 @@ _UNLISTED = {
     "config_file_list",
     "device",
     "discretization",
+    "encoding",
     "entity_kg_num_interval",
     "local_rank",
     "neg_sampling",

@@ -44,7 +44,7 @@ class Answers:
         field = self._dataset.time_field
         if field not in self._inter or not self._is_number(field):
             raise DatasetError(
-                f"TIME_FIELD: expected a float field {field!r} in the .inter file, found {self._dataset.columns_of('inter')}. "
+                f"TIME_FIELD: expected a float field {field!r} in the .inter file, found {self._dataset.columns_of('inter')[0]}. "
                 "Histories are ordered by time: name the field in TIME_FIELD and load_col. For a data set without times "
                 "give history_shuffle_seed, and they stand in a random order."
             )
@@ -106,7 +106,7 @@ class Answers:
         return values.astype(np.int8)
 
     def _by_threshold(self, threshold, label):
-        columns = self._dataset.columns_of("inter")
+        columns, in_file = self._dataset.columns_of("inter")
         fits = isinstance(threshold, dict) and len(threshold) == 1
         value = next(iter(threshold.values())) if fits else None
         if not fits or isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
@@ -116,8 +116,7 @@ class Answers:
             )
         (field,) = threshold
         if field not in self._inter or not self._is_number(field):
-            loaded = field in self._inter or f"{field}:" not in columns
-            remedy = "name one of its float columns" if loaded else "add it to load_col"
+            remedy = "add it to load_col" if field in in_file and field not in self._inter else "name one of its float columns"
             raise DatasetError(f"threshold: expected a float column of the .inter file, found {field!r} and {columns}; {remedy}.")
         if label in self._inter and label != field:
             raise DatasetError(

@@ -183,9 +183,16 @@ class ReadsAtomicFiles:
         return self._names.get(kind, {}).get(name, name)
 
     def columns_of(self, suffix):
-        """The columns of a file as name:type, for messages; a text where there is no such file."""
-        found = [file for file in self._files.values() if file.path.suffix == f".{suffix}"]
-        return ", ".join(f"{name}:{kind}" for name, kind in found[0].columns.items()) if found else "no such file"
+        """The columns of a file that are loaded, as name:type, for messages; and the names of all.
+
+        Args:
+            suffix (str): inter, user or item; there is such a file.
+
+        Returns:
+            tuple: str; list of str.
+        """
+        columns = next(file.columns for file in self._files.values() if file.path.suffix == f".{suffix}")
+        return ", ".join(f"{name}:{columns[name]}" for name in self._loaded_columns()[suffix]), list(columns)
 
     def _say_what_is_odd(self):
         for file in self._files.values():

@@ -84,7 +84,8 @@ class CountsFilteredRows:
             super()._filter_inter_by_user_or_item()
 
     def _filter_by_inter_num(self):
-        keys = [key for key in ("user_inter_num_interval", "item_inter_num_interval") if self.config[key] is not None]
+        keys = [f"{kind}_inter_num_interval" for kind in ("user", "item")]
+        keys = [key for key in keys if self.config[key] not in (None, "[0,inf)")]  # RecBole's default
         with self._counted(" and ".join(keys), lambda: ""):
             super()._filter_by_inter_num()
 

@@ -167,7 +167,7 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
         labeled = "labeled" in self.config["eval_args"]["mode"].values()
         if labeled and self.rows.label is None:
             raise DatasetError(
-                f"LABEL_FIELD: expected a label in every row, found {self.columns_of('inter')}; set threshold, "
+                f"LABEL_FIELD: expected a label in every row, found {self.columns_of('inter')[0]}; set threshold, "
                 f"for example {{'rating': 4}}, or give the data set a float field {self.label_field!r} of 0 and 1."
             )
         if self.config["split_file"] is None:
