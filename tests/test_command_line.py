@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
 
-from recbole_rella import arguments, command_line
+from recbole_rella import command_line
 from recbole_rella.arguments import WAYS, CommandError, flags, keys_among, parse
 from recbole_rella.config import _recbole_keys
 from recbole_rella.errors import RellaError
