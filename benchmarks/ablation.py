@@ -22,10 +22,10 @@ ROWS = ["mixed", "half_mixed", "retrieved_only", "recent_only", "zero_shot_retri
 def _commands(dataset, encoders, others):
     base = ["python", "run_recbole_rella.py", "--model=ReLLa", f"--dataset={dataset}"]
     for row in ROWS:
-        yield row, [*base, f"--config_files=properties/ablation/{row}.yaml", *others]
+        yield row, [*base, f"--config_files=properties/variant/{row}.yaml", *others]
     for encoder in encoders:
         for row in ("mixed", "zero_shot_retrieved"):
-            command = [*base, f"--config_files=properties/ablation/{row}.yaml", f"--retrieval_encoder={encoder}"]
+            command = [*base, f"--config_files=properties/variant/{row}.yaml", f"--retrieval_encoder={encoder}"]
             yield f"{row}, {Path(encoder).name} encoder", [*command, *others]
 
 

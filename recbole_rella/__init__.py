@@ -3,13 +3,20 @@
 Importing the package is enough for RecBole to find ReLLa by name.
 """
 
-from recbole_rella import compat
+import sys
+from pathlib import Path
 
-compat.apply()  # before anything imports RecBole
+from recbole_rella.arguments import asks_for_help
 
-from recbole_rella.quick_start import load_data_and_model, objective_function, run_recbole_rella  # noqa: E402
-from recbole_rella.register import register  # noqa: E402
+# The help of our own script needs nothing of RecBole, whose import takes seconds.
+if not (Path(sys.argv[0]).name == "run_recbole_rella.py" and asks_for_help()):
+    from recbole_rella import compat
 
-register()
+    compat.apply()  # before anything imports RecBole
+
+    from recbole_rella.quick_start import load_data_and_model, objective_function, run_recbole_rella
+    from recbole_rella.register import register
+
+    register()
 
 __all__ = ["load_data_and_model", "objective_function", "run_recbole_rella"]

@@ -5,14 +5,15 @@ The script finds ReLLa by name, and our objective function where it imports RecB
 
 import runpy
 import sys
+from pathlib import Path
 
 from recbole_rella import compat, objective_function
 
 
 def main(arguments):
     """Run the script that the first argument names, as if it had been called with the others."""
-    if not arguments:
-        sys.exit(f"{__doc__}\nExpected the path of a script, found none.")
+    if not arguments or not Path(arguments[0]).is_file():
+        sys.exit(f"{__doc__}\nExpected the path of a script, found {arguments[0] if arguments else 'none'}.")
     compat.ray_environment()
     import recbole.quick_start
 

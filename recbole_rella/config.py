@@ -1,95 +1,192 @@
-"""Our part of RecBole's Config: defaults from properties/, and the check of our keys before anything loads."""
+"""Our part of RecBole's Config: how values are read, defaults from properties/, and the check of all keys before anything loads.
+
+What is given goes through one gate, whatever it came by (command line, dictionary, files): texts are read without executing them,
+NumPy's scalars, tuples and paths become plain values, ~ becomes the home folder. Then the names and values are checked.
+"""
 
 import logging
 import os
+import sys
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
+import numpy as np
 import recbole.config.configurator as configurator
 import yaml
+from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 
-from recbole_rella.keys import CHAT_MODES, SHIPPED_CHATS, SHIPPED_TEMPLATES, ConfigError, check
+from recbole_rella import arguments, keys
+from recbole_rella.errors import RellaError
+from recbole_rella.key_docs import key_texts
+from recbole_rella.keys import KEYS, ConfigError, is_word
+from recbole_rella.shipped import properties_folder, variant_files
 
 logger = logging.getLogger(__name__)
 
-# Keys of ours that say how rows are numbered and which of them are used.
-ROWS_CHOSEN_BY = ("min_history", "targets_per_user", "history_shuffle_seed", "train_pool", "eval_rows")
-
-# Keys of RecBole's scripts and of its multi-process start, which its property files do not list.
-SCRIPT_KEYS = {
-    "model",
-    "dataset",
-    "config_files",
+# Keys that RecBole reads and its property files do not list.
+_UNLISTED = {
     "config_file_list",
-    "params_file",
-    "output_file",
-    "display_file",
-    "max_evals",
-    "algo",
-    "tool",
-    "nproc",
-    "world_size",
-    "ip",
-    "port",
-    "offset",
-    "group_offset",
-    "local_rank",
-    "valid_metric_bigger",
-    "seeds",
-    "sweep",
-    "train_shots_for",
-    "output_folder",
-    "explain",
-    "score",
-    "bad_lines",
-    "concurrency",
-    "early_stop",
-    "convert",
-    "export",
-    "export_prompts",
-    "export_split",
-    "single_spec",
     "device",
-    "neg_sampling",
-    "training_neg_sample_num",
     "discretization",
+    "encoding",
     "entity_kg_num_interval",
+    "local_rank",
+    "neg_sampling",
+    "offset",
     "relation_kg_num_interval",
+    "single_spec",
+    "training_neg_sample_num",
 }
-
-
-def properties_folder():
-    """The folder of our YAML files and templates.
-
-    It lies beside the package in a checkout or an editable install, and inside it once installed from a wheel.
-    """
-    inside = Path(__file__).parent / "properties"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "properties"
+# Flags of ours that are RecBole's words too, and stand in its dictionaries.
+_RECBOLE_FLAGS = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port"}
+# RecBole's keys that hold paths, and those that change no score of a run.
+PATHS = ("data_path", "checkpoint_dir")
+RUN_ALONE = ("checkpoint_dir", "show_progress", "state", "worker", "log_wandb", "wandb_project")
+# RecBole reads a data set that an earlier run saved, where it finds one, with that run's settings. Nothing can be here.
+_NOWHERE = os.path.join(os.devnull, "nothing")
 
 
 def template_file(name):
     """The path of a prompt template, shipped with the package or the user's own."""
-    return properties_folder() / "prompt" / f"{name}.jinja" if name in SHIPPED_TEMPLATES else Path(name).expanduser()
+    return properties_folder() / "prompt" / f"{name}.jinja" if is_word("prompt_template", name) else Path(name).expanduser()
 
 
 def chat_template(prompt_chat):
     """The text of the chat template that prompt_chat names, shipped with the package or the user's own; None for the modes."""
-    if prompt_chat in CHAT_MODES:
-        return None
-    is_shipped = prompt_chat in SHIPPED_CHATS
-    path = properties_folder() / "chat" / f"{prompt_chat}.jinja" if is_shipped else Path(prompt_chat).expanduser()
+    path = Path(prompt_chat).expanduser()
+    if is_word("prompt_chat", prompt_chat):
+        path = properties_folder() / "chat" / f"{prompt_chat}.jinja"
+        if not path.is_file():
+            return None
     return path.read_text(encoding="utf-8")
 
 
 @lru_cache
-def _property_file_keys():
-    """Keys of all of RecBole's property files: other models' hyper-parameters too, so that one configuration file may
-    serve several models."""
-    keys = set()
-    for path in (Path(configurator.__file__).parents[1] / "properties").glob("**/*.yaml"):
-        if not path.name.endswith("url.yaml"):
-            keys.update(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    return keys
+def _property_files():
+    """RecBole's property files: path -> keys."""
+    paths = (Path(configurator.__file__).parents[1] / "properties").glob("**/*.yaml")
+    return {
+        path: tuple(yaml.safe_load(path.read_text(encoding="utf-8")) or {}) for path in paths if not path.name.endswith("url.yaml")
+    }
+
+
+def _recbole_keys():
+    """Keys of all of RecBole's property files: other models' hyper-parameters too, so that one configuration file may serve
+    several models."""
+    return _UNLISTED.union(*_property_files().values())
+
+
+def model_names():
+    """The names of RecBole's models, and ReLLa."""
+    return {path.stem for path in _property_files() if path.parent.name == "model"} | {"ReLLa"}
+
+
+@lru_cache
+def data_keys():
+    """RecBole's keys of the data and of its evaluation, which decide on the rows, whatever else this process did to its lists."""
+    of_data = [names for path, names in _property_files().items() if path.parent.name == "dataset"]
+    return frozenset({*dataset_arguments, *evaluation_arguments}.union(*of_data)) - set(KEYS)
+
+
+# What is given: command line, names before a dot, plain values.
+
+_command_line = ContextVar("command_line", default=None)
+_compared = ContextVar("compared", default=())
+
+
+@contextmanager
+def command_line(given):
+    """Within this context Config takes these for the keys of the command line, in the place of sys.argv.
+
+    Args:
+        given (dict): key -> text or value.
+    """
+    token = _command_line.set(given)
+    try:
+        yield
+    finally:
+        _command_line.reset(token)
+
+
+def no_command_line():
+    """Within this context Config reads no command line: what is loaded is as it was, whatever the caller's arguments."""
+    return command_line({})
+
+
+@contextmanager
+def compared(names):
+    """Within this context keys of the form ``name.key`` may name these, as several models are configured, not that of one run."""
+    token = _compared.set(tuple(names))
+    try:
+        yield
+    finally:
+        _compared.reset(token)
+
+
+def plain(value):
+    """A value of Python's own types: NumPy's scalars and arrays, tuples, paths and kinds of text and numbers are converted."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if value is None or isinstance(value, bool):
+        return value
+    kind = next((kind for kind in (int, float, str) if isinstance(value, kind)), None)
+    # A kind's own method: a kind of text may say something else of itself (as members of an Enum do).
+    return value if kind in (None, type(value)) else str.__str__(value) if kind is str else kind(value)
+
+
+def _usable(name, value):
+    """What a key is used as: a plain value, lists of words in the place of a text with commas, paths without ~."""
+    key, value = name.rpartition(".")[2], plain(value)
+    if key == "gpu_id" and isinstance(value, list):
+        return ",".join(map(str, value))
+    if key in KEYS and key_texts()[key].kind == "list of str" and isinstance(value, str):
+        return [word.strip(" '\"") for word in value.strip("[] ").split(",") if word.strip()]
+    if (key in PATHS or key in keys.paths()) and isinstance(value, str) and value.startswith("~") and not is_word(key, value):
+        return os.path.expanduser(value)
+    return value
+
+
+def allowed_changes(text):
+    """The words of allow_changed as it was given on a command line.
+
+    Returns:
+        list of str: words of `keys.IDENTITIES`.
+
+    Raises:
+        ConfigError: others.
+    """
+    found = _usable("allow_changed", arguments.read_value("allow_changed", text))
+    expected = KEYS["allow_changed"].rule(found)
+    keys.refuse([f"allow_changed: expected {expected}, found {text!r}"] if expected else [])
+    return found
+
+
+def absolute(settings):
+    """Settings whose files and folders are found from any working folder; reserved words and names on the hub stay.
+
+    Args:
+        settings (dict): as a Config holds them.
+
+    Returns:
+        dict: the same keys.
+    """
+
+    def resolved(key, value):
+        if not isinstance(value, str) or not value or is_word(key, value) or not (key in PATHS or key in keys.paths()):
+            return value
+        if key in KEYS and KEYS[key].or_hub_name and not Path(value).exists():
+            return value
+        return str(Path(value).expanduser().resolve())
+
+    return {key: resolved(key, value) for key, value in settings.items()}
 
 
 def _for_this_model(settings, model):
@@ -104,7 +201,7 @@ def _folder_of_atomic_files(dataset):
     Raises:
         ConfigError: it is a path, and there are no atomic files.
     """
-    if not isinstance(dataset, str) or not (os.sep in dataset or dataset.startswith("~")):
+    if not isinstance(dataset, str) or not ({os.sep, "/"} & set(dataset) or dataset.startswith("~")):
         return None
     folder = Path(dataset).expanduser().resolve()
     expected = (
@@ -119,18 +216,125 @@ def _folder_of_atomic_files(dataset):
     return folder
 
 
-def install():
-    """Make RecBole's Config carry our defaults for a model whose class names a property file of ours.
+# Checks.
 
-    The defaults go where RecBole puts those of a built-in model: under configuration files, dictionaries and the
-    command line. For every other model nothing changes, but that keys of the form model.key are understood, and a data
-    set may be given as the path of its folder.
+
+def _misnamed(config, model):
+    """Problems with keys of the form name.key: nothing would read them."""
+    names = _compared.get()
+    here = set(names) or {model}
+    # A file, or another program's command line, may serve several models one after the other; that of our command is for this run.
+    elsewhere = set() if names else model_names() | set(variant_files())
+    of_this_run = _command_line.get() or {}
+    problems = []
+    for key in config.given_config_dict:
+        name, dot, _ = key.rpartition(".")
+        if dot and name not in here and (name not in elsewhere or key in of_this_run):
+            what = "a compared model" if names else "the model of this run"
+            problems.append(f"{key}: expected the name of {what} ({', '.join(sorted(here))}) before the dot, found {name}")
+    return problems
+
+
+def _misplaced(config):
+    """Problems with flags of the command that stand in a file or dictionary, where nothing reads them."""
+    given = {**config.file_config_dict, **config.variable_config_dict}
+    flags = set(arguments.flags()) - _RECBOLE_FLAGS
+    return [f"{key}: expected on the command line alone (--{key}=...), found in the configuration" for key in given if key in flags]
+
+
+def _check(config, model, is_ours):
+    """Refuse what cannot be used, all at once, and warn of keys that nothing will read."""
+    settings = {**config.internal_config_dict, **config.external_config_dict}
+    problems, given = _misnamed(config, model) + _misplaced(config), config.given_config_dict
+    known = _recbole_keys().union(arguments.flags(), config.internal_config_dict, *config.parameters.values())
+    # RecBole takes any key for any model; a name before a dot is our form.
+    named = given if is_ours else [key for key in given if "." in key]
+    misspelt, others = keys.unknown(named, known)
+    problems += misspelt
+    if is_ours:
+        problems += keys.check(settings)
+    elif settings.get("split_file") is not None:
+        problems += keys.check_recbole(settings)
+    keys.refuse(problems)
+    if others:
+        logger.warning("Neither RecBole nor ReLLa knows these keys, and nothing will read them: %s", others)
+
+
+@contextmanager
+def errors_of_recbole():
+    """What RecBole's Config raises about what it was given, as one message."""
+    try:
+        yield
+    except RellaError:
+        raise
+    except (KeyError, TypeError, ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
+        message = " ".join(str(error.args[0] if error.args else error).split())
+        raise ConfigError(f"The configuration cannot be used, says RecBole: {message}") from error
+
+
+def checked_files(config_file_list):
+    """The configuration files, each of which holds keys.
+
+    Args:
+        config_file_list (list of str or pathlib.Path, optional): YAML files.
+
+    Returns:
+        list of str: their paths, or None where none are given.
+
+    Raises:
+        ConfigError: one is not there, is no YAML, or holds something else than keys; all are named.
     """
-    load_builtin = configurator.Config._load_internal_config_dict
+    problems, found = [], []
+    for path in config_file_list or []:
+        path = Path(path).expanduser()
+        found.append(str(path))
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            if not isinstance(values, dict):
+                what = "nothing" if values is None else f"a {type(values).__name__}"
+                problems.append(f"{path}: expected `key: value` lines, found {what}")
+        except OSError as error:
+            problems.append(f"config_files: expected YAML files, found {str(path)!r} ({error.strerror})")
+        except UnicodeDecodeError as error:
+            problems.append(f"{path}: expected text in UTF-8, found a byte that is not ({error})")
+        except yaml.YAMLError as error:
+            problems.append(f"{path}: expected YAML, found {' '.join(str(error).split())}")
+    keys.refuse(problems)
+    return found or None
+
+
+def install():
+    """Make RecBole's Config read values safely, and carry our defaults for a model whose class names a property file of ours.
+
+    The defaults go where RecBole puts those of a built-in model: under configuration files, dictionaries and the command line.
+    For every other model what changes is that values are read without executing them and may hold ``=``, that keys of the form
+    model.key are understood, and that a data set may be given as the path of its folder.
+    """
+    config_class = configurator.Config
+    merge, load_builtin, finish = (
+        config_class._merge_external_config_dict,
+        config_class._load_internal_config_dict,
+        config_class._get_final_config_dict,
+    )
     if getattr(load_builtin, "serves_rella", False):
         return
 
+    def read(self, given):
+        return {key: arguments.read_value(key, value) if isinstance(value, str) else value for key, value in given.items()}
+
+    def load_command_line(self):
+        given = _command_line.get()
+        if given is None:
+            # As RecBole has it: a notebook's command line is not the user's.
+            given = {} if "ipykernel_launcher" in sys.argv[0] else arguments.keys_among(sys.argv[1:])
+        return self._convert_config_dict(given)
+
+    def merge_usable(self):
+        merge(self)
+        self.external_config_dict = {str(key): _usable(str(key), value) for key, value in self.external_config_dict.items()}
+
     def load(self, model, model_class, dataset):
+        dataset = self.dataset = str(dataset) if isinstance(dataset, (PurePath, np.str_)) else dataset
         folder = _folder_of_atomic_files(dataset)
         if folder is not None:
             self.dataset = dataset = folder.name
@@ -138,19 +342,23 @@ def install():
         self.given_config_dict = self.external_config_dict
         self.external_config_dict = _for_this_model(self.given_config_dict, model)
         load_builtin(self, model, model_class, dataset)
-        if not hasattr(model_class, "properties_file"):
-            return
-        self.rella_defaults = {}
-        known = SCRIPT_KEYS | _property_file_keys() | set(self.internal_config_dict).union(*self.parameters.values())
-        for path in (f"model/{model_class.properties_file}", f"dataset/{Path(str(dataset)).name}.yaml"):
-            if (properties_folder() / path).is_file():
-                self.rella_defaults.update(self._update_internal_config_dict(properties_folder() / path) or {})
-        settings = {**self.internal_config_dict, **self.external_config_dict}
-        strangers = check(settings, self.external_config_dict, known)
-        if strangers:
-            logger.warning("Neither RecBole nor ReLLa knows these keys, and nothing will read them: %s", strangers)
-        # RecBole compares these when it reloads a data set that it saved.
-        self.parameters["Dataset"] += [key for key in ROWS_CHOSEN_BY if key not in self.parameters["Dataset"]]
+        is_ours = hasattr(model_class, "properties_file")
+        if is_ours:
+            self.rella_defaults = {}
+            for path in (f"model/{model_class.properties_file}", f"dataset/{Path(str(dataset)).name}.yaml"):
+                if (properties_folder() / path).is_file():
+                    self.rella_defaults.update(self._update_internal_config_dict(properties_folder() / path) or {})
+        _check(self, model, is_ours)
+
+    def finish_without_saved(self):
+        settings = finish(self)
+        if hasattr(self.model_class, "properties_file") or settings.get("split_file") is not None:
+            settings.update(dataset_save_path=_NOWHERE, dataloaders_save_path=_NOWHERE)
+        return settings
 
     load.serves_rella = True
-    configurator.Config._load_internal_config_dict = load
+    config_class._convert_config_dict = read
+    config_class._load_cmd_line = load_command_line
+    config_class._merge_external_config_dict = merge_usable
+    config_class._load_internal_config_dict = load
+    config_class._get_final_config_dict = finish_without_saved

@@ -1,11 +1,15 @@
-"""Our configuration keys: what each may hold, and the check that runs before anything loads (law 8).
+"""The table of our configuration keys, and the check that runs before anything loads (law 8).
 
-Plain Python: config.py feeds it RecBole's dictionaries. The defaults and a comment for each key are in
-properties/model/ReLLa.yaml; a test holds the two together.
+Each key stands here once: what it may hold, what it affects, whether it is a path, its reserved words. Its default and comment
+stand in properties/model/ReLLa.yaml, the file that users read; key_docs.py reads them there, and a test holds the two together.
+What else must know of keys (caches, the name of a run, sweeps, absolute paths, --help, docs/keys.md) asks this table. Plain Python:
+config.py feeds it RecBole's dictionaries.
 """
 
 import difflib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -17,11 +21,47 @@ class ConfigError(RellaError):
     """One or more configuration values cannot be used; the message lists all of them."""
 
 
-# Each rule takes a value and returns None where it is allowed, else what was expected.
+# What a key can affect.
+AFFECTS = {
+    "rows": "which rows there are, and which of them are used",
+    "mini": "the embedded LLM",
+    "llm": "which LLM it is, and how its weights are held",
+    "retrieval": "the item vectors, and the rows that are retrieved",
+    "prompts": "the text and the token ids of a prompt",
+    "training": "what the adapters learn from, and how",
+    "evaluation": "how rows are scored, and what is measured",
+    "cost": "memory and speed; scores change by rounding alone",
+    "run": "where a run goes, what it goes on with, how it is reported: no score",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is known of a key, but for its default and comment.
+
+    Attributes:
+        rule (callable): takes a value; returns None where it is allowed, else what was expected.
+        affects (tuple of str): words of AFFECTS.
+        words (tuple of str): reserved values, which are never taken for a path or a name on a hub.
+        is_path (bool): whether other values are paths, in which ~ is the user's home.
+        or_hub_name (bool): whether a value that is no path on this machine is a name on the Hugging Face hub.
+        of_one_run (bool): whether it names what belongs to one run, so that it means nothing where several are made.
+    """
+
+    rule: Callable
+    affects: tuple
+    words: tuple = ()
+    is_path: bool = False
+    or_hub_name: bool = False
+    of_one_run: bool = False
+
+
+# Rules. Each takes a value and returns None where it is allowed, else what was expected.
 
 
 def _one_of(*allowed):
-    return lambda value: None if value in allowed else "one of " + ", ".join(str(a) for a in allowed)
+    names = ", ".join("none" if a is None else str(a) for a in allowed)
+    return lambda value: None if any(value is a or (type(value) is type(a) and value == a) for a in allowed) else f"one of {names}"
 
 
 def _integer(low, optional=False):
@@ -52,7 +92,7 @@ def _text(value):
 
 
 def _optional_text(value):
-    return None if value is None else _text(value)
+    return None if value is None or _text(value) is None else "text, or none"
 
 
 def _jinja(value):
@@ -93,17 +133,32 @@ def _counts(value):
     return None if fits else f"a dictionary {{name: integer}} with names among {', '.join(COUNTS)}"
 
 
-def _names_a_path(value):
-    return os.sep in value and (value.startswith((os.sep, ".", "~")) or value.count(os.sep) > 1)
+# What identifies a finished run, by which a loaded run is compared with the one that was trained.
+IDENTITIES = ("rows", "llm", "encoder", "prompts", "version")
+
+
+def _changes(value):
+    fits = isinstance(value, list) and all(isinstance(v, str) and v in IDENTITIES for v in value)
+    return None if fits else f"a list of words among {', '.join(IDENTITIES)}"
+
+
+_LLM, _ENCODER = ("mini",), ("llm", "tfidf")
+_TEMPLATES, _CHATS = ("default",), ("auto", "always", "never", "vicuna")
+
+
+def names_a_path(value):
+    """Whether a text can only be a path: ``/x``, ``./x``, ``~/x``, ``a/b/c``; names on the hub have one slash at most."""
+    text = value.replace(os.sep, "/")
+    return "/" in text and (text.startswith(("/", ".", "~")) or text.count("/") > 1)
 
 
 def _llm(value):
     if not isinstance(value, str) or not value.strip():
         return "mini, a Hugging Face hub name or a folder"
     folder = Path(value).expanduser()
-    if value != "mini" and folder.is_dir() and not (folder / "config.json").is_file():
+    if value not in _LLM and folder.is_dir() and not (folder / "config.json").is_file():
         return "a folder that holds a Hugging Face LLM (there is no config.json in it)"
-    if _names_a_path(value) and not folder.is_dir():
+    if names_a_path(value) and not folder.is_dir():
         return "mini, a Hugging Face hub name or a folder (this folder does not exist)"
     return None
 
@@ -112,168 +167,275 @@ def _encoder(value):
     expected = "llm, tfidf, or the name or folder of a sentence-transformers model"
     if not isinstance(value, str) or not value.strip():
         return expected
-    if value in ("llm", "tfidf"):
+    if value in _ENCODER:
         return None
     folder = Path(value).expanduser()
     if folder.is_dir():
-        return (
-            None
-            if (folder / "config.json").is_file() or (folder / "modules.json").is_file()
-            else ("a folder that holds a sentence-transformers model (there is no modules.json or config.json in it)")
-        )
-    if _names_a_path(value):
+        if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+            return None
+        return "a folder that holds a sentence-transformers model (there is no modules.json or config.json in it)"
+    if names_a_path(value):
         return expected + " (this folder does not exist)"
-    nearest = difflib.get_close_matches(value, ["llm", "tfidf"], n=1)
+    nearest = difflib.get_close_matches(value, _ENCODER, n=1)
     return f"{expected}; did you mean {nearest[0]}?" if nearest else None
 
 
-SHIPPED_TEMPLATES = ("default",)
+def _word_or_jinja_file(words):
+    expected = f"{', '.join(words)}, or the path of a Jinja2 file"
 
+    def rule(value):
+        if not isinstance(value, str) or value in words:
+            return None if value in words else expected
+        path = Path(value).expanduser()
+        if not path.is_file():
+            return f"{expected} (no such file)"
+        try:
+            problem = _jinja(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            problem = "text in UTF-8"
+        return problem and f"{expected} that parses: {problem}"
 
-def _template(value):
-    if value in SHIPPED_TEMPLATES:
-        return None
-    expected = " or ".join(SHIPPED_TEMPLATES) + ", or the path of a Jinja2 file"
-    if not isinstance(value, str) or not Path(value).expanduser().is_file():
-        return f"{expected} (no such file)"
-    problem = _jinja(Path(value).expanduser().read_text(encoding="utf-8"))
-    return problem and f"{expected} that parses: {problem}"
-
-
-CHAT_MODES, SHIPPED_CHATS = ("auto", "always", "never"), ("vicuna",)
-
-
-def _chat(value):
-    if value in CHAT_MODES + SHIPPED_CHATS:
-        return None
-    expected = ", ".join(CHAT_MODES + SHIPPED_CHATS) + ", or the path of a Jinja2 file"
-    if not isinstance(value, str) or not Path(value).expanduser().is_file():
-        return f"{expected} (no such file)"
-    return None
+    return rule
 
 
 def _run_folder(value):
+    expected = "the folder of an earlier run, or none"
     if value is None or (isinstance(value, str) and (Path(value).expanduser() / "config.yaml").is_file()):
         return None
-    return "the folder of an earlier run (there is no config.yaml in it)"
+    return f"{expected} (there is no config.yaml in it)" if isinstance(value, str) else expected
 
 
-RULES = {
-    "llm": _llm,
-    "llm_dtype": _one_of("auto", "float32", "bfloat16", "float16"),
-    "llm_quantization": _one_of(None, "8bit", "4bit"),
-    "llm_attn_implementation": _optional_text,
-    "llm_trust_remote_code": _boolean,
-    "llm_gradient_checkpointing": _boolean,
-    "llm_shard": _boolean,
-    "lora_r": _integer(1),
-    "lora_alpha": _number(0, above=True),
-    "lora_dropout": _number(0, 0.99),
-    "lora_target_modules": _texts,
-    "mini_hidden_size": _integer(4),
-    "mini_num_layers": _integer(1),
-    "mini_num_heads": _integer(1),
-    "mini_vocab_size": _integer(300),
-    "mini_history_size": _integer(1),
-    "mini_epochs": _integer(0),
-    "mini_learning_rate": _number(0, above=True),
-    "mini_weight_decay": _number(0),
-    "min_history": _integer(0),
-    "targets_per_user": _integer(1, optional=True),
-    "history_shuffle_seed": _integer(0, optional=True),
-    "train_pool": _integer(1, optional=True),
-    "train_shots": _integer(1, optional=True),
-    "eval_rows": _integer(1, optional=True),
-    "expected_counts": _counts,
-    "train_history": _one_of("mixed", "retrieved", "recent"),
-    "eval_history": _one_of("retrieved", "recent"),
-    "history_size": _integer(1),
-    "history_order": _one_of("time", "similarity", "similarity_reversed"),
-    "retrieval_encoder": _encoder,
-    "retrieval_pooling": _one_of("mean", "last"),
-    "retrieval_pca_dim": _integer(1, optional=True),
-    "retrieval_metric": _one_of("cosine", "l2", "dot"),
-    "retrieval_chunk_size": _integer(1),
-    "retrieval_sentence": _jinja,
-    "prompt_template": _template,
-    "prompt_chat": _chat,
-    "prompt_system": _jinja,
-    "prompt_noun": _text,
-    "prompt_verb": _text,
-    "prompt_profile": _jinja,
-    "prompt_item": _jinja,
-    "prompt_rating": _jinja,
-    "prompt_question": _jinja,
-    "prompt_answers": _two_answers,
-    "prompt_words": _words,
-    "max_prompt_tokens": _integer(8),
-    "train_micro_tokens": _integer(1),
-    "eval_micro_tokens": _integer(1),
-    "cache_dir": _optional_text,
-    "split_file": _optional_text,
-    "run_folder": _optional_text,
-    "heterogeneity_field": _optional_text,
-    "warmup_ratio": _number(0, 1),
-    "checkpoint_minutes": _number(0),
-    "resume_from": _run_folder,
+KEYS = {
+    "llm": Key(_llm, ("llm",), _LLM, is_path=True, or_hub_name=True),
+    "llm_revision": Key(_optional_text, ("llm",)),
+    "llm_dtype": Key(_one_of("auto", "float32", "bfloat16", "float16"), ("llm",)),
+    "llm_quantization": Key(_one_of(None, "8bit", "4bit"), ("llm",)),
+    "llm_attn_implementation": Key(_optional_text, ("cost",)),
+    "llm_trust_remote_code": Key(_boolean, ("llm",)),
+    "llm_gradient_checkpointing": Key(_boolean, ("cost",)),
+    "llm_shard": Key(_boolean, ("cost",)),
+    "lora_r": Key(_integer(1), ("training",)),
+    "lora_alpha": Key(_number(0, above=True), ("training",)),
+    "lora_dropout": Key(_number(0, 0.99), ("training",)),
+    "lora_target_modules": Key(_texts, ("training",)),
+    "mini_hidden_size": Key(_integer(4), ("mini",)),
+    "mini_num_layers": Key(_integer(1), ("mini",)),
+    "mini_num_heads": Key(_integer(1), ("mini",)),
+    "mini_vocab_size": Key(_integer(300), ("mini",)),
+    "mini_history_size": Key(_integer(1), ("mini",)),
+    "mini_epochs": Key(_integer(0), ("mini",)),
+    "mini_learning_rate": Key(_number(0, above=True), ("mini",)),
+    "mini_weight_decay": Key(_number(0), ("mini",)),
+    "min_history": Key(_integer(0), ("rows",)),
+    "targets_per_user": Key(_integer(1, optional=True), ("rows",)),
+    "history_shuffle_seed": Key(_integer(0, optional=True), ("rows",)),
+    "train_pool": Key(_integer(1, optional=True), ("rows",)),
+    "train_shots": Key(_integer(1, optional=True), ("training",)),
+    "train_shots_for": Key(_one_of("ReLLa", "all"), ("run",)),
+    "eval_rows": Key(_integer(1, optional=True), ("rows",)),
+    "expected_counts": Key(_counts, ("run",)),
+    "train_history": Key(_one_of("mixed", "retrieved", "recent"), ("training",)),
+    "eval_history": Key(_one_of("retrieved", "recent"), ("evaluation",)),
+    "history_size": Key(_integer(1), ("retrieval", "prompts")),
+    "history_order": Key(_one_of("time", "similarity", "similarity_reversed"), ("prompts",)),
+    "retrieval_encoder": Key(_encoder, ("retrieval",), _ENCODER, is_path=True, or_hub_name=True),
+    "retrieval_encoder_revision": Key(_optional_text, ("retrieval",)),
+    "retrieval_pooling": Key(_one_of("mean", "last"), ("retrieval",)),
+    "retrieval_pca_dim": Key(_integer(1, optional=True), ("retrieval",)),
+    "retrieval_metric": Key(_one_of("cosine", "l2", "dot"), ("retrieval",)),
+    "retrieval_chunk_size": Key(_integer(1), ("cost",)),
+    "retrieval_sentence": Key(_jinja, ("retrieval", "mini")),
+    "prompt_template": Key(_word_or_jinja_file(_TEMPLATES), ("prompts", "mini"), _TEMPLATES, is_path=True),
+    "prompt_chat": Key(_word_or_jinja_file(_CHATS), ("prompts",), _CHATS, is_path=True),
+    "prompt_system": Key(_jinja, ("prompts", "mini")),
+    "prompt_noun": Key(_text, ("prompts", "mini")),
+    "prompt_profile": Key(_jinja, ("prompts", "mini")),
+    "prompt_item": Key(_jinja, ("prompts", "mini")),
+    "prompt_rating": Key(_jinja, ("prompts", "mini")),
+    "prompt_question": Key(_jinja, ("prompts", "mini")),
+    "prompt_answers": Key(_two_answers, ("prompts", "mini")),
+    "prompt_words": Key(_words, ("prompts", "retrieval", "mini")),
+    "max_prompt_tokens": Key(_integer(8), ("prompts",)),
+    "train_micro_tokens": Key(_integer(1), ("cost",)),
+    "eval_micro_tokens": Key(_integer(1), ("cost",)),
+    "cache_dir": Key(_optional_text, ("run",), is_path=True),
+    "split_file": Key(_optional_text, ("rows", "run"), is_path=True, of_one_run=True),
+    "run_folder": Key(_optional_text, ("run",), is_path=True, of_one_run=True),
+    "heterogeneity_field": Key(_optional_text, ("evaluation",)),
+    "warmup_ratio": Key(_number(0, 1), ("training",)),
+    "checkpoint_minutes": Key(_number(0), ("run",)),
+    "resume_from": Key(_run_folder, ("run",), is_path=True, of_one_run=True),
+    "allow_changed": Key(_changes, ("run",)),
+}
+
+
+def affecting(*what):
+    """The keys that affect any of these.
+
+    Args:
+        what (str): words of AFFECTS.
+
+    Returns:
+        tuple of str: names, in the order of the table.
+    """
+    for word in what:
+        AFFECTS[word]  # a misspelt word would silently leave out keys
+    return tuple(name for name, key in KEYS.items() if set(what) & set(key.affects))
+
+
+def paths():
+    """The keys that hold paths, but for RecBole's."""
+    return tuple(name for name, key in KEYS.items() if key.is_path)
+
+
+def is_word(name, value):
+    """Whether a value is one of the reserved words of its key."""
+    return name in KEYS and isinstance(value, str) and value in KEYS[name].words
+
+
+# RecBole's keys where a wrong value would go unnoticed, or be found late.
+_LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
+
+
+def _learner(value):
+    # Any other text is Adam to RecBole, with a warning.
+    return None if isinstance(value, str) and value.lower() in _LEARNERS else "one of " + ", ".join(_LEARNERS)
+
+
+RECBOLE_RULES = {
+    "seed": _integer(0),
+    "epochs": _integer(0),
+    "train_batch_size": _integer(1),
+    "eval_batch_size": _integer(1),
+    "eval_step": _integer(0),
+    "stopping_step": _integer(0),
+    "learner": _learner,
+    "learning_rate": _number(0),
+    "weight_decay": _number(0),
+}
+# What RecBole saves and reads again would come back with the settings of the run that saved it: it compares its own keys alone.
+_SAVED = "a later run would get it with the settings of the run that saved it, and what takes long is cached by itself (cache_dir)"
+SAVED_BY_RECBOLE = {
+    "save_dataset": _SAVED,
+    "dataset_save_path": _SAVED,
+    "save_dataloaders": _SAVED,
+    "dataloaders_save_path": _SAVED,
+}
+_WITH_RELLA = {
+    "enable_scaler": "set llm_dtype to bfloat16, which needs no loss scaling",
+    "enable_amp": "set llm_dtype instead",
+    "local_rank": "start several processes by torchrun, accelerate launch, or --nproc of run_recbole_rella.py",
 }
 
 # The first word of our grouped keys: a name that starts so is taken for one of ours.
 _GROUPS = ("llm_", "lora_", "mini_", "retrieval_", "prompt_", "history_")
 
-# RecBole's keys that would be ignored, or would go wrong, with an LLM.
-_UNSUPPORTED = {
-    "save_dataloaders": "the item vectors and the embedded LLM are cached by themselves",
-    "enable_scaler": "set llm_dtype to bfloat16, which needs no loss scaling",
-    "enable_amp": "set llm_dtype instead",
-}
 
-
-def _unknown_key(key, recbole_keys):
-    group = next((group for group in _GROUPS if key.startswith(group)), None)
-    if group is not None:
-        names, cutoff = [rule for rule in RULES if rule.startswith(group)], 0.0
-    else:
-        names, cutoff = [*RULES, *recbole_keys], 0.8
-    nearest = difflib.get_close_matches(key, names, n=1, cutoff=cutoff)
-    if not nearest:
-        return None
-    return f"{key}: there is no such key; the nearest valid one is {nearest[0]}"
-
-
-def check(settings, given, recbole_keys):
-    """Check our keys, all at once.
+def nearest_key(key, recbole_keys):
+    """What to say of a key that nobody knows: the valid one that it resembles, or None.
 
     Args:
-        settings (dict): every key after all sources were merged.
-        given (iterable of str): the keys that the user gave, in any way.
+        key (str): its name, without the name of a model before it.
+        recbole_keys (iterable of str): the keys that RecBole, or the one who calls it, knows.
+    """
+    group = next((group for group in _GROUPS if key.startswith(group)), None)
+    if group is not None:
+        names, cutoff = [name for name in KEYS if name.startswith(group)], 0.0
+    else:
+        names, cutoff = [*KEYS, *sorted(recbole_keys)], 0.8
+    nearest = difflib.get_close_matches(key, names, n=1, cutoff=cutoff)
+    return nearest[0] if nearest else None
+
+
+def unknown(given, recbole_keys):
+    """The keys that neither we nor RecBole know.
+
+    Args:
+        given (iterable of str): the keys that the user gave; one of the form ``model.key`` is looked up as ``key``.
         recbole_keys (set of str): the keys that RecBole, or the one who calls it, knows.
 
     Returns:
-        list of str: keys that neither we nor RecBole know and that resemble none; the caller may warn of them.
-
-    Raises:
-        ConfigError: names every key at fault, what was given, what is allowed, and for unknown keys the nearest one.
+        tuple: list of problems (those that resemble a valid key); list of the others, of which the caller may warn.
     """
-    problems, strangers = [], []
+    problems, others = [], []
     for key in given:
-        if key not in RULES and key not in recbole_keys:
-            problem = _unknown_key(key, recbole_keys)
-            (problems.append(problem) if problem else strangers.append(key))
-    for key, rule in RULES.items():
-        expected = rule(settings.get(key))
-        if expected:
-            problems.append(f"{key}: expected {expected}, found {settings.get(key)!r}")
-    for key, remedy in _UNSUPPORTED.items():
-        if settings.get(key):
-            problems.append(f"{key}: expected False with ReLLa, found {settings[key]!r}; {remedy}")
-    if not problems and settings["llm_shard"] and settings["llm_quantization"]:
+        name = key.rpartition(".")[2]
+        if name in KEYS or name in recbole_keys:
+            continue
+        nearest = nearest_key(name, recbole_keys)
+        if nearest:
+            problems.append(f"{key}: there is no such key; the nearest valid one is {nearest}")
+        else:
+            others.append(key)
+    return problems, others
+
+
+def check_recbole(settings):
+    """Check RecBole's keys that any run on our rows needs.
+
+    Args:
+        settings (dict): every key after all sources were merged.
+
+    Returns:
+        list of str: problems.
+    """
+    problems = _refused(settings, SAVED_BY_RECBOLE, "")
+    return problems + _against(RECBOLE_RULES, settings)
+
+
+def check(settings):
+    """Check our keys, and RecBole's that ReLLa needs.
+
+    Args:
+        settings (dict): every key after all sources were merged.
+
+    Returns:
+        list of str: problems, each with the key, what was expected and what was found.
+    """
+    problems = _against({name: key.rule for name, key in KEYS.items()}, settings) + check_recbole(settings)
+    problems += _refused(settings, _WITH_RELLA, " with ReLLa")
+    transform = settings.get("transform")
+    if transform != "user_defined":
+        problems.append(f"transform: expected user_defined with ReLLa, which makes its prompts there, found {transform!r}")
+    if problems:
+        return problems
+    if settings["llm_shard"] and settings["llm_quantization"]:
         problems.append(f"llm_shard: expected False with llm_quantization {settings['llm_quantization']!r}, found True")
-    if not problems and settings["mini_hidden_size"] % (2 * settings["mini_num_heads"]):
+    for name in ("llm", "retrieval_encoder"):
+        value, revision = settings[name], settings[f"{name}_revision"]
+        if revision and (is_word(name, value) or Path(value).is_dir()):
+            problems.append(f"{name}_revision: expected none with {name} {value!r}, which is not from the hub, found {revision!r}")
+    if settings["mini_hidden_size"] % (2 * settings["mini_num_heads"]):
         problems.append(
             f"mini_hidden_size: expected a multiple of 2 x mini_num_heads ({2 * settings['mini_num_heads']}), "
             f"found {settings['mini_hidden_size']!r}"
         )
+    return problems
+
+
+def _against(rules, settings):
+    expected = {key: rule(settings.get(key)) for key, rule in rules.items()}
+    return [f"{key}: expected {text}, found {settings.get(key)!r}" for key, text in expected.items() if text]
+
+
+def _refused(settings, remedies, where):
+    found = {key: settings.get(key) for key in remedies}
+    return [
+        f"{key}: expected {'False' if isinstance(value, bool) else 'none'}{where}, found {value!r}; {remedies[key]}"
+        for key, value in found.items()
+        if value is not None and value is not False
+    ]
+
+
+def refuse(problems):
+    """Raise all problems as one error.
+
+    Args:
+        problems (iterable of str): one line each; nothing happens where there are none.
+
+    Raises:
+        ConfigError: names every key at fault, what was expected, what was found.
+    """
+    problems = list(problems)
     if problems:
         raise ConfigError("The configuration cannot be used:\n  " + "\n  ".join(problems))
-    return strangers

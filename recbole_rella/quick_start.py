@@ -3,20 +3,22 @@
 RecBole's own quick_start imports ray; here nothing does.
 """
 
+import difflib
 import importlib
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from logging import ERROR, basicConfig, getLogger
 
 import numpy as np
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_environment, get_trainer, init_logger, init_seed, set_color
+from recbole.utils import get_environment, get_model, get_trainer, init_logger, init_seed, set_color
 
 from recbole_rella import processes
 from recbole_rella.compat import anomaly_detection_kept
+from recbole_rella.config import checked_files, errors_of_recbole, model_names, no_command_line
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.row_dataset import KeepsRows
 from recbole_rella.data.same_rows import same_rows
@@ -26,6 +28,7 @@ from recbole_rella.metrics import row_metrics
 from recbole_rella.predictions import KeepsPredictions, keeping_predictions
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.run_folder import ADAPTER, RunError, floats, identities_of, read_run, write_metrics, write_predictions
+from recbole_rella.shipped import variant_files
 
 
 class ModelError(RellaError):
@@ -33,34 +36,41 @@ class ModelError(RellaError):
 
 
 def find_model(name):
-    """A model by RecBole's name, or the class at an import path (``package.module.Class``).
+    """The class of a model, by RecBole's name or its import path (``package.module.Class``); what is no text is left as it is.
 
     Raises:
         ModelError: there is no such model.
     """
-    if not isinstance(name, str) or "." not in name:
+    if not isinstance(name, str):
         return name
-    module, _, cls = name.rpartition(".")
+    module, dot, cls = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), cls)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"model: expected a model of RecBole or the import path of a class, found {name!r} ({error}).") from error
+        with anomaly_detection_kept():
+            return getattr(importlib.import_module(module), cls) if dot else get_model(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        nearest = difflib.get_close_matches(name, model_names(), n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        shipped = ", ".join(sorted(variant_files()))
+        raise ModelError(
+            f"model: expected a model of RecBole, ReLLa, the import path of a class, a YAML file or one of {shipped}; "
+            f"found {name!r}{hint or (f' ({error}).' if dot else '.')}"
+        ) from error
 
 
 def make_config(model=None, dataset=None, config_file_list=None, config_dict=None):
     """RecBole's Config; the model may be an import path, also where only a file or the dictionary names it.
 
-    Where the dictionary says resume_from, the run's folder stands for what the settings name that the run named (its LLM, its texts).
+    Where the dictionary says resume_from, the folder of that run stands for what the settings name as the run did: its LLM, its texts.
     """
+    files = checked_files(config_file_list)
     if (config_dict or {}).get("resume_from"):
         config_dict = read_run(config_dict["resume_from"]).settings(config_dict)
     if model is None:
-        sources = [*(read_yaml(path) for path in config_file_list or []), config_dict or {}]
-        named = [source["model"] for source in sources if "model" in source]
-        model = named[-1] if named and "." in str(named[-1]) else None
+        named = [source["model"] for source in (*map(read_yaml, files or []), config_dict or {}) if "model" in source]
+        model = named[-1] if named else None
     processes.start()  # before RecBole's Config decides which GPUs can be seen
-    with anomaly_detection_kept():
-        config = Config(find_model(model), dataset, config_file_list, config_dict)
+    with anomaly_detection_kept(), errors_of_recbole():
+        config = Config(find_model(model), dataset, files, config_dict)
     if processes.count() > 1:
         _for_this_process(config)
     return config
@@ -233,16 +243,6 @@ def objective_function(config_dict=None, config_file_list=None, saved=True, call
         if session.get_trial_id():  # RecBole's objective function reports the test metrics to Ray, and its run_hyper.py reads them
             session.report(dict(result["test_result"]))
     return result
-
-
-@contextmanager
-def no_command_line():
-    """RecBole's Config reads sys.argv; a finished run must be loaded as it was, whatever the caller's arguments."""
-    arguments, sys.argv = sys.argv, sys.argv[:1]
-    try:
-        yield
-    finally:
-        sys.argv = arguments
 
 
 def _names(text):

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_rella.config import chat_template
+from recbole_rella.config import absolute, chat_template
 from recbole_rella.errors import RellaError
 from recbole_rella.files import read_yaml, replacing, write_json, write_text, write_yaml
 from recbole_rella.version import VERSION, installed
@@ -206,7 +206,8 @@ def begin_run(folder, config, assembly=None):
         assembly (Assembly, optional): of ReLLa.
     """
     values = {**config.internal_config_dict, **config.external_config_dict}
-    values.update(model=model_name(config), dataset=config["dataset"], resume_from=None, data_path=_data_path(config))
+    values.update(model=model_name(config), dataset=config["dataset"], resume_from=None, allow_changed=[])
+    values = absolute(values)
     if assembly is not None:
         # On another device `auto` could be another dtype, and the scores others.
         values["llm_dtype"] = str(assembly.backbone.dtype).removeprefix("torch.")
@@ -216,12 +217,6 @@ def begin_run(folder, config, assembly=None):
                 shutil.copytree(assembly.backbone.folder, temporary)
         write_json(folder / IDENTITY, identities_of(assembly))
     write_yaml(folder / CONFIG, {key: value for key, value in values.items() if plain(value)})
-
-
-def _data_path(config):
-    """RecBole's data_path, absolute; its Config has added the data set's name, and takes the bundled data from elsewhere."""
-    given = config.external_config_dict.get("data_path", config.internal_config_dict.get("data_path"))
-    return str(Path(given).expanduser().resolve()) if given else given
 
 
 def _write_prompts(folder, config, assembly):

@@ -15,13 +15,17 @@ from transformers import (
     Gemma3TextConfig,
     GemmaTokenizer,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     LlamaTokenizer,
     MistralConfig,
+    MixtralConfig,
+    OlmoeConfig,
     Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -199,6 +203,24 @@ SHIPPED = {
     "smollm2": (LlamaConfig, {**_GATED, "tie_word_embeddings": True}, lambda: _byte_level(_CHAT)),
     "smollm3": (SmolLM3Config, {**_GATED, "num_hidden_layers": 4, "pad_token_id": 0}, lambda: _byte_level(_CHAT_WITH_DATE)),
 }
+# Mixtures of experts; the last layer of gpt-oss gives more than hidden states.
+_EXPERTS = {"num_experts_per_tok": 2, "pad_token_id": 0}
+MIXTURES = {
+    "gpt-oss": (
+        GptOssConfig,
+        {**_GATED, **_EXPERTS, "head_dim": 8, "num_local_experts": 4},
+        lambda: _byte_level(_CHAT),
+        ["q_proj", "v_proj"],
+    ),
+    "mixtral": (MixtralConfig, {**_GATED, **_EXPERTS, "num_local_experts": 4}, _sentence_piece_like, ["q_proj", "v_proj"]),
+    "qwen3-moe": (
+        Qwen3MoeConfig,
+        {**_GATED, **_EXPERTS, "head_dim": 8, "num_experts": 4, "moe_intermediate_size": 32, "decoder_sparse_step": 1},
+        lambda: _byte_level(_CHAT),
+        ["q_proj", "v_proj"],
+    ),
+    "olmoe": (OlmoeConfig, {**_GATED, **_EXPERTS, "num_experts": 4}, _byte_level, ["q_proj", "v_proj"]),
+}
 TOKENIZERS = {
     "byte_level": _byte_level,
     "byte_level_chat": lambda: _byte_level(_CHAT),
@@ -215,7 +237,7 @@ TOKENIZERS = {
 
 def write_llm(folder, family):
     """Save a tiny random checkpoint with a tokenizer of the family's kind, as a Hugging Face folder."""
-    config_class, settings, make_tokenizer, *_ = {**FAMILIES, **SHIPPED}[family]
+    config_class, settings, make_tokenizer, *_ = {**FAMILIES, **SHIPPED, **MIXTURES}[family]
     tokenizer = make_tokenizer()
     size = {"vocab_size": len(tokenizer)}
     settings = {**settings, **({"text_config": {**settings["text_config"], **size}} if "text_config" in settings else size)}
@@ -280,7 +302,6 @@ TINY = {
     "epochs": 1,
     "train_batch_size": 16,
     "prompt_noun": "movie",
-    "prompt_verb": "watched",
     "prompt_profile": "This person is {{ user.age }} years old.",
     "prompt_item": "{{ item.movie_title }} ({{ item.release_year }})",
     "retrieval_sentence": "{{ item.movie_title }} is a {{ item['class'] }} movie.",

@@ -64,7 +64,28 @@ def rewrite(settings, name, suffix, change):
         ({"prompt_item": "{{ item.movie_title "}, "prompt_item: expected Jinja2 text (unexpected end of template"),
         ({"prompt_answers": ["Yes", "Yes"]}, "prompt_answers: expected two different texts"),
         ({"resume_from": "saved/nothing"}, "resume_from: expected the folder of an earlier run"),
-        ({"save_dataloaders": True}, "save_dataloaders: expected False with ReLLa"),
+        ({"save_dataloaders": True}, "save_dataloaders: expected False, found True; a later run would get it with the settings of"),
+        ({"save_dataset": True}, "save_dataset: expected False, found True"),
+        ({"dataset_save_path": "saved/old.pth"}, "dataset_save_path: expected none, found 'saved/old.pth'"),
+        ({"dataloaders_save_path": "saved/old.pth"}, "dataloaders_save_path: expected none, found 'saved/old.pth'"),
+        ({"enable_amp": True}, "enable_amp: expected False with ReLLa, found True; set llm_dtype instead"),
+        ({"enable_scaler": True}, "enable_scaler: expected False with ReLLa, found True; set llm_dtype to bfloat16"),
+        ({"local_rank": 0}, "local_rank: expected none with ReLLa, found 0; start several processes by torchrun"),
+        ({"transform": "mask_itemseq"}, "transform: expected user_defined with ReLLa"),
+        ({"learner": "foo"}, "learner: expected one of adam, adamw, sgd, adagrad, rmsprop, sparse_adam, found 'foo'"),
+        ({"epochs": "three"}, "epochs: expected an integer of at least 0, found 'three'"),
+        ({"seed": "x"}, "seed: expected an integer of at least 0, found 'x'"),
+        ({"train_batch_size": 0}, "train_batch_size: expected an integer of at least 1, found 0"),
+        ({"learning_rate": "1/2"}, "learning_rate: expected a number of at least 0, found '1/2'"),
+        ({"seeds": [1, 2]}, "seeds: expected on the command line alone (--seeds=...), found in the configuration"),
+        ({"sweep": "lora_r:1,2"}, "sweep: expected on the command line alone"),
+        ({"llm_revision": "main"}, "llm_revision: expected none with llm 'mini', which is not from the hub, found 'main'"),
+        ({"retrieval_encoder_revision": "main"}, "retrieval_encoder_revision: expected none with retrieval_encoder 'tfidf'"),
+        ({"allow_changed": "rows,lm"}, "allow_changed: expected a list of words among rows, llm, encoder, prompts, version"),
+        ({"Rella.lora_r": 4}, "Rella.lora_r: expected the name of the model of this run (ReLLa) before the dot, found Rella"),
+        ({"DINN.epochs": 4}, "DINN.epochs: expected the name of the model of this run (ReLLa) before the dot, found DINN"),
+        ({"ReLLa.lora_s": 4}, "ReLLa.lora_s: there is no such key; the nearest valid one is lora_r"),
+        ({"DIN.epocs": 4}, "DIN.epocs: there is no such key; the nearest valid one is epochs"),
         ({"mini_num_heads": 3}, "mini_hidden_size: expected a multiple of 2 x mini_num_heads (6), found 16"),
         ({"lora_dropout": 1.5}, "lora_dropout: expected a number of at least 0 and at most 0.99, found 1.5"),
     ],
@@ -146,7 +167,8 @@ def test_rating_absent_while_the_template_needs_it(movies, tmp_path, forbid):
 def test_no_time_field(movies, forbid):
     name, tiny = movies
     with pytest.raises(
-        ValueError, match=r"TIME_FIELD: expected a float field 'timestamp' in the .inter file, found \['item_id:token'"
+        ValueError,
+        match=r"TIME_FIELD: expected a float field 'timestamp' in the .inter file, found user_id:token, item_id:token, rating:float\.",
     ):
         build(name, tiny, load_col={"inter": ["user_id", "item_id", "rating"]})
 
@@ -163,7 +185,10 @@ def test_missing_times_and_ratings(movies, forbid):
 
 def test_no_label(movies, forbid):
     name, tiny = movies
-    with pytest.raises(ValueError, match="LABEL_FIELD: expected a label in every row, found .*set threshold"):
+    with pytest.raises(
+        ValueError,
+        match="LABEL_FIELD: expected a label in every row, found user_id:token, item_id:token, rating:float, timestamp:float; set threshold",
+    ):
         build(name, without(tiny, "threshold"))
 
 

@@ -21,6 +21,7 @@ from recbole_rella.rows.fields import RETRIEVED
 from recbole_rella.trainer import ReLLaTrainer
 
 ROOT = Path(__file__).parents[1]
+from recbole_rella.run_folder import RunError
 
 
 def script(*arguments):
@@ -73,11 +74,12 @@ def test_the_run_folder(movies):
     result = run_recbole_rella("ReLLa", name, config_dict=tiny)
     assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
     (run,) = Path("saved").glob("ReLLa-*")
-    assert sorted(p.name for p in run.iterdir()) == ["adapter", "config.yaml", "metrics.json", "resume.pt", "test_predictions.csv"]
+    files = "adapter config.yaml identity.json llm metrics.json prompt resume.pt test_predictions.csv"
+    assert sorted(p.name for p in run.iterdir()) == files.split()
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"] == result["test_result"] and metrics["seed"] == 2020
     assert metrics["parameters"]["trainable"] < metrics["parameters"]["all"]
-    assert metrics["llm"]["identity"].startswith("mini-") and metrics["encoder"] == "tfidf"
+    assert metrics["llm"]["identity"].endswith(", torch.float32, not quantized") and metrics["encoder"].startswith("tfidf, ")
     assert {"torch", "transformers", "peft", "recbole", "python"} <= set(metrics["versions"])
     predictions = pd.read_csv(run / "test_predictions.csv")
     assert list(predictions) == ["row_id", "user_id", "item_id", "timestamp", "label", "score"]
@@ -89,7 +91,7 @@ def test_loading_ignores_the_callers_command_line(trained_run, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["notebook", "--history_size=1", "--model=FM"])
     config, model, dataset, train_data, valid_data, test_data = load_data_and_model(str(trained_run))
     assert config["history_size"] == 4 and not model.training and isinstance(dataset, ReLLaDataset)
-    with pytest.raises(FileNotFoundError, match="Expected the folder of a run with a config.yaml"):
+    with pytest.raises(RunError, match="expected the folder of a run with a config.yaml"):
         load_data_and_model("saved")
 
 
@@ -139,9 +141,9 @@ def test_the_script_prints_configuration_errors_without_a_traceback(movies):
     assert "history_sise: there is no such key; the nearest valid one is history_size" in done.stderr
 
 
-@pytest.mark.parametrize("row", sorted((ROOT / "properties" / "ablation").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_row_of_the_ablation_is_configuration_alone(row, movies):
-    """What a row says of shots, samples, prompts and tuning is what its run does."""
+@pytest.mark.parametrize("row", sorted((ROOT / "properties" / "variant").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_variant_is_configuration_alone(row, movies):
+    """What a variant says of shots, samples, prompts and tuning is what its run does."""
     name, tiny = movies
     own = yaml.safe_load(row.read_text())
     settings = {**tiny, **own, "mini_epochs": 0}

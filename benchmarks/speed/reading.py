@@ -106,9 +106,9 @@ def data_set(stages, base=ReLLaDataset):
             with stages.stage("internal ids"):
                 super()._remap_ID_all()
 
-        def _keep_rows(self):
+        def _number_rows(self):
             with stages.stage("rows and histories"):
-                super()._keep_rows()
+                super()._number_rows()
 
         def _drop_short_histories(self):
             with stages.stage("min_history"):

@@ -1,1 +1,1 @@
-"""The original files of published data sets -> RecBole's atomic files. Plain Python: neither RecBole nor torch."""
+"""RecBole's atomic files: reading them, and making them of the original files of published data sets. Neither RecBole nor torch."""

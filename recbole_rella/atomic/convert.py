@@ -74,7 +74,7 @@ def convert(name, source_folder, data_path="dataset/", show_progress=True, repor
     known = {"users": counts.listed_users, "items": counts.listed_items}
     listed = [f"{count} {kind} listed" for kind, count in known.items() if count is not None]
     if counts.unlisted_rows:
-        listed.append(f"{counts.unlisted_rows} rows of users or items that are not listed, which RecBole leaves out when it reads")
+        listed.append(f"{counts.unlisted_rows} rows of users or items that are not listed")
     report(
         f"{name}: {counts.rows} rows of {counts.users} users and {counts.items} items ({'; '.join(listed)}), written to {folder}"
     )

@@ -1,70 +1,389 @@
-"""RecBole's reading of atomic files, by pandas' C parser where it gives what the Python one, which RecBole asks for, gives.
+"""Reading atomic files. Plain pandas and numpy: data/atomic_files.py hands RecBole what is read here.
 
-The Python parser takes ten times as long and several times the memory: every cell is a string of its own, where the C parser
-shares equal ones. Wherever the two may differ, the Python parser reads, so that a file's values, and the errors of one that does
-not read, are RecBole's own to the last bit. tests/atomic/test_reading.py compares them on awkward files.
+Cells are separated by the field separator and by nothing else; lines by line ends. A quote never joins lines or cells. Whether
+quotes belong to the texts is a question of the whole file: where every cell that holds a quote is what a CSV writer (pandas,
+RecBole's conversion tools, our own converters) makes of a text, in quotes and with those inside doubled, those cells are
+unquoted; in any other file a quote is a character like any other.
+
+Numbers are, to the last bit, those of pandas' Python parser, which RecBole asks for. It takes ten times as long as the C parser
+and several times the memory, so it reads only what the two may read differently. tests/atomic/test_reading.py compares them.
 """
 
-import types
-from contextlib import contextmanager
+import codecs
+import csv
+import difflib
+import io
+import re
+from collections import Counter
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import recbole.data.dataset.dataset as recbole_dataset
 
+from recbole_rella.atomic.errors import DatasetError
+
+TYPES = ("token", "token_seq", "float", "float_seq")
+# What people write for a type, and what it may be here.
+_MEANT = {
+    **dict.fromkeys(("int", "integer", "number", "double", "numeric", "float32", "float64", "int64"), "float, or token for an id"),
+    **dict.fromkeys(("str", "string", "text", "category", "id", "bool"), "token, or token_seq for a text of several words"),
+}
+_BLOCK = 1 << 20
+# How many lines, ids or values a message names.
+NAMED = 5
 # Beyond it the Python parser rounds a column of whole numbers once, and the C parser once a digit.
 _EXACT = 2.0**53
-# In quotes the Python parser accepts less than the C parser does, whose texts end at a zero byte.
-_READ_DIFFERENTLY = (b'"', b"\0")
+# Stands for a separator of several bytes while a file is read.
+_STAND_IN = b"\x1f"
+_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", " ": "space", "|": "bar (|)"}
 
 
-def _may_differ(path):
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            if any(byte in block for byte in _READ_DIFFERENTLY):
-                return True
-    return False
+def and_more(values, count):
+    """The first of `count` values, as a list in words."""
+    texts = [str(value) for value in islice(values, NAMED)]
+    return ", ".join(texts) + (", ..." if count > len(texts) else "")
 
 
-def _by_c(path, delimiter, options):
-    """What the C parser reads, or None where the Python parser has to."""
-    if len(delimiter.encode()) > 1 or _may_differ(path):
-        return None
+def plural(count, noun):
+    """A number and what is counted: "1 row", "2 rows"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+class AtomicFile:
+    """One atomic file. Its lines are looked over at once, without parsing them; `read` parses them.
+
+    Args:
+        path (str or pathlib.Path): the file.
+        separator (str): between cells, one or more characters.
+        encoding (str): of its text.
+
+    Attributes:
+        columns (dict): name -> type, one of TYPES, in the order of the file.
+        num_rows (int): lines after the header that are not blank.
+        short (list): line numbers of the first lines with fewer cells than the header; num_short (int) says how many there are.
+        unquoted (bool): whether cells in quotes are read without them, as those of a CSV writer.
+
+    Raises:
+        DatasetError: it is no atomic file, or a line of it has more cells than the header.
+    """
+
+    def __init__(self, path, separator="\t", encoding="utf-8"):
+        self.path, self.separator = Path(path), separator
+        try:
+            self._encoding = codecs.lookup(encoding).name
+        except (LookupError, TypeError):
+            raise DatasetError(f"encoding: expected the name of an encoding, as utf-8 or latin-1, found {encoding!r}.") from None
+        if not isinstance(separator, str) or not separator or {"\r", "\n", '"'} & set(separator):
+            raise DatasetError(f"field_separator: expected what stands between two cells, as '\\t', found {separator!r}.")
+        self._cell_end = separator.encode() if len(separator.encode()) == 1 else _STAND_IN
+        end = re.escape(self._cell_end)
+        self._quoted = re.compile(rb'(?:^|(?<=%b))"((?:[^"\r\n%b]|"")*)"(?=%b|\r?$)' % (end, end, end), re.MULTILINE)
+        self._old_line_ends = self._marked = False
+        self.unquoted = True
+        self.columns = self._header()
+        self._look_over()
+
+    def __str__(self):
+        return str(self.path)
+
+    def read(self, names, wanted, types):
+        """The rows.
+
+        Args:
+            names (list of str): what the columns are called in the result, in the order of the file.
+            wanted (list of str): which of these are read.
+            types (dict): name -> numpy.float64 or str, for those.
+
+        Returns:
+            pandas.DataFrame: a row for each line; a missing cell, and a word that stands for one (NA, null, ...), is NaN.
+
+        Raises:
+            DatasetError: text that is not of the encoding.
+        """
+        options = {
+            "delimiter": self._cell_end.decode(),
+            "names": names,
+            "header": 0,
+            "usecols": wanted,
+            "dtype": types,
+            "quoting": csv.QUOTE_NONE,
+            "index_col": False,
+            "encoding": "utf-8",
+        }
+        try:
+            try:
+                # "high" is how the Python parser reads numbers, too.
+                table = pd.read_csv(self._source(), engine="c", float_precision="high", **options)
+                numbers = table.select_dtypes("float64")
+                if not any((np.abs(numbers[name].to_numpy()) >= _EXACT).any() for name in numbers):
+                    return table
+            except UnicodeDecodeError:
+                raise
+            except ValueError:  # numbers that the Python parser alone takes
+                pass
+            return pd.read_csv(self._source(), engine="python", **options)
+        except UnicodeDecodeError:
+            raise self._not_text() from None
+
+    def line(self, rows):
+        """The line numbers of rows, as an editor counts them.
+
+        Args:
+            rows (numpy.ndarray): int [n], places in what `read` gives.
+
+        Returns:
+            numpy.ndarray: int64 [n].
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        before = self._blank - 2 - np.arange(len(self._blank))  # rows before each blank line
+        return rows + 2 + np.searchsorted(before, rows, side="right")
+
+    def check_numbers(self, columns, seq_separator):
+        """Find the first cells that are no number.
+
+        Args:
+            columns (list of str): names of float and float_seq columns.
+            seq_separator (str): between the numbers of a float_seq.
+
+        Raises:
+            DatasetError: there are some; the message names line, column and value of the first.
+        """
+        for name in columns:
+            cells = self.read(list(self.columns), [name], {name: str})[name]
+            inner = seq_separator if self.columns[name] == "float_seq" else None
+            values = cells.dropna()
+            rows = [row for row, text in values.items() if not _are_numbers(text, inner)]
+            if len(rows):
+                lines = self.line(rows[:NAMED]).tolist()
+                where = and_more([f"line {line}: {values[row]!r}" for line, row in zip(lines, rows)], len(rows))
+                raise DatasetError(
+                    f"{self}: expected numbers in the column {name}:{self.columns[name]}, found {plural(len(rows), 'cell')} with "
+                    f"something else ({where}). {_remedy(str(values[rows[0]]), name)}"
+                )
+
+    def _blocks(self, size=_BLOCK):
+        """Yields whole lines as UTF-8 bytes, line ends \\n or \\r\\n, each separator one byte; no byte order mark."""
+        utf_8 = self._encoding in ("utf-8", "utf-8-sig", "ascii")
+        with open(self.path, **({"mode": "rb"} if utf_8 else {"encoding": self._encoding, "newline": ""})) as file:
+            rest, first = b"", True
+            while block := file.read(size):
+                block = block if utf_8 else block.encode()
+                if first:
+                    self._marked = block.startswith(codecs.BOM_UTF8)
+                    block, first = block.removeprefix(codecs.BOM_UTF8), False
+                    self._old_line_ends = b"\n" not in block and b"\r" in block.rstrip(b"\r")
+                lines = rest + block
+                if self._old_line_ends:
+                    lines = lines.replace(b"\r", b"\n")
+                cut = lines.rfind(b"\n") + 1
+                rest = lines[cut:]
+                if cut:
+                    yield self._one_byte(lines[:cut])
+            if rest:
+                yield self._one_byte(rest) + b"\n"
+
+    def _one_byte(self, lines):
+        separator = self.separator.encode()
+        if len(separator) == 1:
+            return lines
+        if _STAND_IN in lines:
+            raise DatasetError(f"{self}: expected text, found the control character \\x1f; remove it.")
+        return lines.replace(separator, _STAND_IN)
+
+    def _clean(self):
+        for block in self._blocks():
+            yield self._quoted.sub(lambda found: found[1].replace(b'""', b'"'), block) if self.unquoted else block
+
+    def _source(self):
+        """What pandas reads: the file itself, where it can."""
+        as_it_is = self._encoding == "utf-8" and len(self.separator.encode()) == 1
+        if as_it_is and not (self.unquoted or self._marked or self._old_line_ends):
+            return self.path
+        return io.BufferedReader(_Stream(self._clean()))
+
+    def _header(self):
+        """The columns, name -> type, from the first line."""
+        try:
+            with open(self.path, "rb") as file:
+                begin = file.read(4)
+            if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not self._encoding.startswith(("utf-16", "utf-32")):
+                raise DatasetError(
+                    f"{self}: expected {self._encoding} text, found UTF-16; save it as UTF-8, or set encoding to utf-16."
+                )
+            block = next(self._blocks(1 << 16), b"")
+            first = block.split(b"\n", 1)[0].rstrip(b"\r").decode()
+        except UnicodeError:
+            raise self._not_text() from None
+        except OSError as error:
+            raise DatasetError(f"{self}: expected a file that can be read, found {error}.") from error
+        if not block:
+            raise DatasetError(f"{self}: expected a header, as user_id:token, found an empty file.")
+        if not first.strip():
+            raise DatasetError(f"{self}: expected a header, as user_id:token, in the first line, found a blank line.")
+        if "\0" in first:
+            raise self._zero_bytes()
+        end = self._cell_end.decode()
+        cells = [cell.strip() for cell in self._quoted.sub(lambda found: found[1], first.encode()).decode().split(end)]
+        self._check_header(first.replace(end, self.separator), cells)
+        return dict(cell.split(":") for cell in cells)
+
+    def _check_header(self, text, cells):
+        expected = f"{self}: expected a header of name:type between {_NAMES.get(self.separator, repr(self.separator))}s"
+        if len(cells) == 1:
+            others = [other for other in ("\t", ",", ";", "|", "::", " ") if other != self.separator and other in text]
+            others = [other for other in others if other != "::" or text.count("::") > 0]
+            if others:
+                other = max(others, key=lambda o: (text.count(o), len(o)))
+                name = _NAMES.get(other, repr(other))
+                raise DatasetError(
+                    f"{expected}, found {_short(text)}, whose cells seem to be separated by a {name}. Save it with "
+                    f"{_NAMES.get(self.separator, repr(self.separator))}s, or set field_separator to {other!r}."
+                )
+        empty = [number for number, cell in enumerate(cells, start=1) if not cell or cell.startswith(":")]
+        if empty:
+            raise DatasetError(
+                f"{expected}, found no name for column {empty[0]} in {_short(text)}; is there one separator too many?"
+            )
+        if not any(":" in cell for cell in cells):
+            raise DatasetError(
+                f"{expected}, found {_short(text)}, without types. The first line names each column and its type "
+                f"({', '.join(TYPES)}), for example user_id:token, rating:float."
+            )
+        for cell in cells:
+            name, _, kind = cell.rpartition(":")
+            if ":" in name:
+                raise DatasetError(f"{expected}, found the column {cell!r}; a name must not hold a colon.")
+            if kind not in TYPES or not name:
+                nearest = difflib.get_close_matches(kind.lower(), TYPES, n=1)
+                meant = _MEANT.get(kind.lower()) or (nearest[0] if nearest else "")
+                found = f"the column {cell!r} without a type" if not name else f"the type {kind!r} of the column {name!r}"
+                raise DatasetError(
+                    f"{expected}, found {found}. Types are {', '.join(TYPES)}" + (f"; did you mean {meant}?" if meant else ".")
+                )
+        twice = [name for name, count in Counter(cell.split(":")[0] for cell in cells).items() if count > 1]
+        if twice:
+            raise DatasetError(f"{expected}, each once, found {', '.join(twice)} more than once; rename or remove one of them.")
+
+    def _look_over(self):
+        """Count the cells of every line, and judge the quotes."""
+        width, line = len(self.columns), 1
+        longer, short, blank = [], [], []
+        num_longer = self.num_short = cells_in_all = 0
+        quotes = False
+        try:
+            for block in self._blocks():
+                if b"\0" in block:
+                    raise self._zero_bytes()
+                if block.count(b"\r") > block.count(b"\r\n"):
+                    raise self._carriage_return(block, line)
+                if b'"' in block:
+                    quotes = True
+                    self.unquoted = self.unquoted and b'"' not in self._quoted.sub(b"", block)
+                values = np.frombuffer(block, dtype=np.uint8)
+                marks = values[(values == self._cell_end[0]) | (values == 10)]
+                cells = np.diff(np.flatnonzero(marks == 10), prepend=-1)
+                odd = np.flatnonzero(cells != width) if width > 1 else np.arange(len(cells))
+                if len(odd):
+                    ones = odd[cells[odd] == 1]
+                    if len(ones):
+                        texts = block.split(b"\n")
+                        empty = np.array([not texts[place].strip(b" \t\r") for place in ones])
+                        blank.append(ones[empty] + line)
+                        odd = np.setdiff1d(odd, ones[empty])
+                    few, many = odd[cells[odd] < width], odd[cells[odd] > width]
+                    self.num_short += len(few)
+                    num_longer += len(many)
+                    short += (few[: NAMED - len(short)] + line).tolist() if len(short) < NAMED else []
+                    if len(longer) < NAMED:
+                        longer += [f"line {place + line} has {cells[place]}" for place in many[: NAMED - len(longer)]]
+                line += len(cells)
+                cells_in_all += len(cells)
+        except UnicodeError:
+            raise self._not_text() from None
+        self.unquoted = self.unquoted and quotes
+        self.short = short
+        self._blank = np.concatenate(blank) if blank else np.empty(0, dtype=np.int64)
+        self.num_rows = cells_in_all - len(self._blank) - 1
+        if num_longer:
+            name = _NAMES.get(self.separator, repr(self.separator))
+            raise DatasetError(
+                f"{self}: expected {plural(width, 'cell')} in a line, as the header has, found {plural(num_longer, 'line')} with "
+                f"more ({and_more(longer, num_longer)}). A {name} in a text begins another cell, in quotes or not: remove it there."
+            )
+        if self.num_rows == 0:
+            raise DatasetError(f"{self}: expected lines after the header, found none; remove the file if there is nothing to tell.")
+
+    def _lines(self):
+        with open(self.path, "rb") as file:
+            yield from enumerate(file, start=1)
+
+    def _zero_bytes(self):
+        line = next((number for number, text in self._lines() if b"\0" in text), 1)
+        return DatasetError(
+            f"{self}: expected text, found a zero byte in line {line}; is the file damaged, or saved as UTF-16? Save it as UTF-8."
+        )
+
+    def _carriage_return(self, block, line):
+        place = next(p for p, text in enumerate(block.split(b"\n")) if b"\r" in text.removesuffix(b"\r"))
+        return DatasetError(
+            f"{self}: expected lines that end in a line feed, found a carriage return inside line {line + place}; remove it."
+        )
+
+    def _not_text(self):
+        """The error for bytes that are no text of the encoding."""
+        count, first = 0, []
+        for number, text in self._lines():
+            try:
+                text.decode(self._encoding)
+            except UnicodeError:
+                count += 1
+                if len(first) < NAMED:
+                    first.append(str(number))
+        where = f"{plural(count, 'line')} with other bytes (line {and_more(first, count)})" if count else "other bytes"
+        return DatasetError(
+            f"{self}: expected {self._encoding} text, found {where}. Save the file as UTF-8, or set encoding to what it is, for "
+            "example latin-1 or cp1252."
+        )
+
+
+class _Stream(io.RawIOBase):
+    """The bytes of blocks, one after the other, as a file."""
+
+    def __init__(self, blocks):
+        self._blocks, self._left = blocks, memoryview(b"")
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        if not self._left:
+            self._left = memoryview(next(self._blocks, b""))
+        part = self._left[: len(buffer)]
+        self._left = self._left[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _are_numbers(text, separator):
+    return all(_is_number(part) for part in (text.split(separator) if separator else [text]) if part)
+
+
+def _is_number(text):
     try:
-        # Of rows that are longer than the header the Python parser takes the first cells for an index.
-        first = pd.read_csv(path, delimiter=delimiter, engine="python", nrows=1, **options)
-        if not isinstance(first.index, pd.RangeIndex):
-            return None
-        # "high" is how the Python parser reads numbers, too.
-        read = pd.read_csv(path, delimiter=delimiter, engine="c", float_precision="high", **options)
-    except (ValueError, OSError):  # those of the Python parser are RecBole's, and numbers that only it takes are read
-        return None
-    if any((np.abs(column.to_numpy()) >= _EXACT).any() for _, column in read.select_dtypes("float64").items()):
-        return None
-    return read
+        float(text)
+    except ValueError:
+        return text.strip().lower() in ("true", "false")  # which pandas reads as 1 and 0
+    return True
 
 
-class _PandasThatReadsFast(types.ModuleType):
-    """The pandas module, but for ``read_csv``."""
-
-    def __init__(self):
-        super().__init__("pandas")
-
-    def __getattr__(self, name):
-        return getattr(pd, name)
-
-    def read_csv(self, path, *, delimiter, engine, **options):
-        """As pandas' own, for the arguments that RecBole gives it."""
-        read = _by_c(path, delimiter, options)
-        return pd.read_csv(path, delimiter=delimiter, engine=engine, **options) if read is None else read
+def _remedy(value, name):
+    if re.search(r"\d[-/.]\d+[-/.]\d", value):
+        return "Write times as numbers, for example as seconds since 1970."
+    if re.fullmatch(r"\s*[+-]?\d+,\d+\s*", value):
+        return "Write a decimal point, not a comma."
+    return f"Correct them, or declare the column {name}:token if it holds names."
 
 
-@contextmanager
-def fast_reading():
-    """Within this context RecBole's data sets read their atomic files by the C parser where nothing changes by it."""
-    before = recbole_dataset.pd
-    recbole_dataset.pd = _PandasThatReadsFast()
-    try:
-        yield
-    finally:
-        recbole_dataset.pd = before
+def _short(text):
+    return repr(text if len(text) <= 80 else text[:77] + "...")

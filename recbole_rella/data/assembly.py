@@ -69,7 +69,7 @@ def cache_folder(config):
 def template_texts(config):
     """The texts of the template and its parts, as PromptTemplate takes them."""
     layout = template_file(config["prompt_template"]).read_text(encoding="utf-8")
-    parts = {part: config[f"prompt_{part}"] for part in ("profile", "item", "rating", "question", "system", "noun", "verb")}
+    parts = {part: config[f"prompt_{part}"] for part in ("profile", "item", "rating", "question", "system", "noun")}
     return {"layout": layout, "answers": tuple(config["prompt_answers"]), **parts}
 
 

@@ -12,6 +12,7 @@ from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.files import fingerprint
 from recbole_rella.prompt.words import Words
 from recbole_rella.rows.fields import RETRIEVED, ROW_ID
+from recbole_rella.rows.numbers import number_words
 
 
 class ReLLaDataset(RowDataset):
@@ -21,7 +22,7 @@ class ReLLaDataset(RowDataset):
 
     Attributes:
         rows (Rows), histories (Histories): as KeepsRows has them.
-        words (dict): user, item -> Words.
+        words (dict): user, item -> Words; word_types (dict): user, item -> field -> RecBole's type of it, str.
         assembly (Assembly): what makes prompts and scores of the rows; of the data set and its parts, once `build` has made it.
 
     Raises:
@@ -32,30 +33,35 @@ class ReLLaDataset(RowDataset):
 
     def _fill_nan(self):
         feats = {"user": (self.user_feat, self.uid_field), "item": (self.item_feat, self.iid_field)}
-        self.words = {kind: Words(self._words(*feat), self.config["prompt_words"]) for kind, feat in feats.items()}
+        self.words = {kind: Words(self._words(kind, *feat), self.config["prompt_words"]) for kind, feat in feats.items()}
+        self.word_types = {kind: self._word_types(kind, *feat) for kind, feat in feats.items()}
         super()._fill_nan()
 
-    def _words(self, feat, id_field):
-        """Field -> words for every internal id, as in the atomic file; '' where there is no value."""
+    def _word_types(self, kind, feat, id_field):
+        fields = [id_field] if feat is None else feat
+        return {self.name_in_file(kind, field): self.field2type[field].value for field in fields}
+
+    def _words(self, kind, feat, id_field):
+        """Field, by its name in the file -> words for every internal id, as in the file; '' where there is no value."""
         tokens = self.field2id_token[id_field]
         if feat is None:
             return {id_field: tokens}
         words = {}
         for field in feat:
-            values, kind = feat[field].to_numpy(), self.field2type[field]
+            values, type_ = feat[field].to_numpy(), self.field2type[field]
             missing = pd.isna(feat[field]).to_numpy()
             names = self.field2id_token.get(field)
             separator = self.config["seq_separator"]
-            if kind == FeatureType.TOKEN:
+            if type_ == FeatureType.TOKEN:
                 texts = names[np.where(missing, 0, values).astype(np.int64)]
                 missing |= texts == "[PAD]"
-            elif kind == FeatureType.FLOAT:
-                texts = ["%g" % value for value in values]
-            elif kind == FeatureType.TOKEN_SEQ:
+            elif type_ == FeatureType.FLOAT:
+                texts = [number_words(value) for value in values]
+            elif type_ == FeatureType.TOKEN_SEQ:
                 texts = [separator.join(names[v]) if np.ndim(v) else "" for v in values]
             else:
-                texts = [separator.join("%g" % x for x in v) if np.ndim(v) else "" for v in values]
-            words[field] = np.where(missing, "", np.array(texts, dtype=object))
+                texts = [separator.join(map(number_words, v)) if np.ndim(v) else "" for v in values]
+            words[self.name_in_file(kind, field)] = np.where(missing, "", np.array(texts, dtype=object))
         return words
 
     @property

@@ -22,7 +22,7 @@ _SENTENCE, _PCA_DIM = "{{ item | fields }}", 512
 def _texts_shown(texts):
     """The texts of a template that a document can show: a system text belongs to chat LLMs, unless the layout names it."""
     named = meta.find_undeclared_variables(jinja2.Environment().parse(texts["layout"]))
-    return {name: text for name, text in texts.items() if name not in ("system", "verb") or name in named}
+    return {name: text for name, text in texts.items() if name != "system" or name in named}
 
 
 def embedded_llm(dataset, texts, template, folder):

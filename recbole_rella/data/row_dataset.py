@@ -11,12 +11,17 @@ from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_rella.config import ROWS_CHOSEN_BY
+from recbole_rella.atomic.errors import DatasetError
+from recbole_rella.atomic.reading import plural
+from recbole_rella.data.answers import Answers
 from recbole_rella.data.atomic_files import ReadsAtomicFiles
+from recbole_rella.data.filters import CountsFilteredRows
+from recbole_rella.keys import affecting
 from recbole_rella.rows.counts import differing, sentence
+from recbole_rella.rows.draw import drawn
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
-from recbole_rella.rows.order import by_time, shuffled, sort_rank
+from recbole_rella.rows.order import by_time, repeats, shuffled, sort_rank
 from recbole_rella.rows.split import Split, SplitError, rows_identity
 
 # RecBole's and our settings that say which rows there are and which of them are used.
@@ -30,7 +35,7 @@ _ROWS_CHOSEN_BY = (
     "load_col",
     "unload_col",
     "eval_args",
-    *ROWS_CHOSEN_BY,
+    *affecting("rows"),
 )
 
 
@@ -47,7 +52,7 @@ class _Columns(Interaction):
         return super().__getitem__(index)
 
 
-class KeepsRows(ReadsAtomicFiles):
+class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
     """Mixed into a data set class of RecBole.
 
     Attributes:
@@ -57,7 +62,7 @@ class KeepsRows(ReadsAtomicFiles):
             ascending; set by `_split`.
 
     Raises:
-        ValueError: no time field, a missing time or rating, no label, or no row with enough history.
+        DatasetError: no time field, a missing or infinite time, rating or label, or no row with enough history.
     """
 
     def _change_feat_format(self):
@@ -66,25 +71,35 @@ class KeepsRows(ReadsAtomicFiles):
 
     def _data_processing(self):
         super()._data_processing()
-        self._keep_labels()
+        if self.rows.label is not None:
+            # As the file has them: RecBole's normalize_all makes 1 of a column that is 0 throughout.
+            self.inter_feat[self.label_field] = self.rows.label[self.inter_feat[ROW_ID].to_numpy()].astype(np.float64)
+        self._kept_places = None
+        self.account.kept = len(self.rows)
         if self.config["split_file"] is None:
             self._drop_short_histories()
+        message = f"{self.dataset_name}: {self.account}"
+        self.logger.warning(message) if self.account.is_odd else self.logger.info(message)
 
     def _fill_nan(self):
-        # The last moment at which nothing is filled in, and the first at which ids are the final ones.
-        self._keep_rows()
+        # The last moment before RecBole fills missing values in, and the first at which ids are the final ones.
+        self._number_rows()
         super()._fill_nan()
 
-    def _keep_rows(self):
+    def _number_rows(self):
+        """Give each row its row_id, and keep user, item, time, rating and label as the file has them."""
         inter, seed = self.inter_feat, self.config["history_shuffle_seed"]
         user, item = (inter[field].to_numpy(dtype=np.int32) for field in (self.uid_field, self.iid_field))
         ranks = [sort_rank(self.field2id_token[field])[ids] for field, ids in ((self.uid_field, user), (self.iid_field, item))]
-        rating = self._ratings()
+        answers = Answers(self)
+        rating, label = answers.ratings(), answers.labels()
+        known = [column for column in (rating, label) if column is not None]
         if seed is None:
-            time = self._times()
-            order = by_time(time, *ranks)
+            time = answers.times()
+            order = by_time(time, *ranks, known)
+            self._say_repeats([column[order] for column in (user, item, time)], [column[order] for column in known])
         else:
-            order = shuffled(*ranks, rating, seed)
+            order = shuffled(*ranks, known, seed)
         row_id = np.empty(len(order), dtype=np.int64)
         row_id[order] = np.arange(len(order))
         if seed is not None:
@@ -93,59 +108,20 @@ class KeepsRows(ReadsAtomicFiles):
             inter[self.time_field] = time
             self.set_field_property(self.time_field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
         split = np.full(len(order), NO_SPLIT, dtype=np.int8)
-        rating = None if rating is None else rating[order]
-        self.rows = Rows(user[order], item[order], np.floor(time[order]).astype(np.int64), rating, None, split)
+        rating, label = (None if column is None else column[order] for column in (rating, label))
+        self.rows = Rows(user[order], item[order], np.floor(time[order]).astype(np.int64), rating, label, split)
         self.histories = Histories(self.rows, self.user_num)
         inter[ROW_ID] = row_id
         # A token field holds integers, which float32 would round beyond 16 million rows.
         self.set_field_property(ROW_ID, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
 
-    def _times(self):
-        """The times in the file, float64 [rows]."""
-        inter = self.inter_feat
-        if self.time_field not in inter or self.field2type[self.time_field] != FeatureType.FLOAT:
-            raise ValueError(
-                f"TIME_FIELD: expected a float field {self.time_field!r} in the .inter file, found {self._found('inter')}. "
-                "Histories are ordered by time: name the field in TIME_FIELD and load_col. For a data set without times "
-                "give history_shuffle_seed, and they stand in a random order."
+    def _say_repeats(self, columns, answers):
+        repeated, other = (int(mask.sum()) for mask in repeats(columns, answers))
+        if repeated:
+            self.account.odd(
+                f"{plural(repeated, 'row')} repeat an earlier row of the same user, item and time, whose answer their prompt may "
+                f"show{f'; {other} of them contradict it' if other else ''} (rm_dup_inter: first keeps one of each)."
             )
-        time = inter[self.time_field].to_numpy()
-        if np.isnan(time).any():
-            raise ValueError(
-                f"{self.time_field}: expected a time in every row, found {np.isnan(time).sum()} rows without one; "
-                "drop them from the .inter file, or filter them with val_interval."
-            )
-        return time
-
-    def _ratings(self):
-        """The ratings in the file, float32 [rows], or None."""
-        field = self.config["RATING_FIELD"]
-        if field not in self.inter_feat or self.field2type[field] != FeatureType.FLOAT:
-            return None
-        rating = self.inter_feat[field].to_numpy(dtype=np.float32)
-        if np.isnan(rating).any():
-            raise ValueError(
-                f"{field}: expected a rating in every row, found {np.isnan(rating).sum()} rows without one; "
-                "drop them from the .inter file, or leave the field out of load_col."
-            )
-        return rating
-
-    def _found(self, source):
-        feat = getattr(self, f"{source}_feat")
-        return "no such file" if feat is None else sorted(f"{field}:{self.field2type[field].value}" for field in feat)
-
-    def _keep_labels(self):
-        if self.label_field not in self.inter_feat:
-            return
-        label = self.inter_feat[self.label_field].to_numpy()
-        values = np.unique(label)
-        if not np.isin(values, (0, 1)).all():
-            raise ValueError(
-                f"{self.label_field}: expected labels 0 and 1, found {values[:5].tolist()}; "
-                "set threshold ({field: value}) to make labels of a rating, and normalize_all to False."
-            )
-        self.rows.label = np.empty(len(self.rows), dtype=np.int8)
-        self.rows.label[self.inter_feat[ROW_ID].to_numpy()] = label
 
     def _drop_short_histories(self):
         """Leave the rows of the splits: those with min_history earlier ones, and of each user the last targets_per_user."""
@@ -156,10 +132,12 @@ class KeepsRows(ReadsAtomicFiles):
             keep &= np.diff(self.histories.start)[self.rows.user] - lengths <= targets
         keep = keep[self.inter_feat[ROW_ID].to_numpy()]
         if not keep.any():
-            raise ValueError(
+            raise DatasetError(
                 f"min_history: expected rows with at least {minimum} earlier behaviours, found none among {len(lengths)} "
-                f"rows (the longest history has {lengths.max()}); lower min_history, or give more data."
+                f"rows (the longest history has {lengths.max()}); lower min_history, or give more data. {self.account.rows()}"
             )
+        keys = ", ".join(f"{k}: {self.config[k]}" for k in ("min_history", "targets_per_user") if self.config[k] is not None)
+        self.account.note(f"{int(keep.sum())} of the kept rows are divided into splits; the others are history alone ({keys}).")
         if self.benchmark_filename_list is not None:
             parts = np.split(keep, np.cumsum(self.file_size_list)[:-1])
             self.file_size_list = [int(part.sum()) for part in parts]
@@ -169,6 +147,11 @@ class KeepsRows(ReadsAtomicFiles):
         """RecBole's sort; by time it is by row_id, as RecBole's times are rounded to 32 bits."""
         fields = [by] if isinstance(by, str) else by
         super().sort([ROW_ID if field == self.time_field else field for field in fields], ascending)
+
+    def shuffle(self):
+        """RecBole's shuffle, of the rows in the order of their row_ids: it must not depend on that of the file."""
+        super().sort(ROW_ID)
+        super().shuffle()
 
     def identity(self):
         """Names the rows: their users and items by the data set's own ids, times and labels.
@@ -183,8 +166,8 @@ class KeepsRows(ReadsAtomicFiles):
         """Train, valid and test: those of split_file, or as eval_args says."""
         labeled = "labeled" in self.config["eval_args"]["mode"].values()
         if labeled and self.rows.label is None:
-            raise ValueError(
-                f"LABEL_FIELD: expected a label in every row, found {self._found('inter')}; set threshold, "
+            raise DatasetError(
+                f"LABEL_FIELD: expected a label in every row, found {self.columns_of('inter')[0]}; set threshold, "
                 f"for example {{'rating': 4}}, or give the data set a float field {self.label_field!r} of 0 and 1."
             )
         if self.config["split_file"] is None:
@@ -222,32 +205,31 @@ class KeepsRows(ReadsAtomicFiles):
 
     def _check_train(self, train):
         if len(train) == 0:
-            raise ValueError(
+            raise SplitError(
                 "eval_args: expected training rows, found none after the split; give the training part a larger share."
             )
         if self.rows.label is None:
             return
         counts = np.bincount(self.rows.label[train.inter_feat[ROW_ID].numpy()], minlength=2)
         if not counts.all() and self.config["epochs"] > 0 and self.config["train_neg_sample_args"]["distribution"] == "none":
-            raise ValueError(
+            raise SplitError(
                 f"threshold: expected training rows of both labels, found {counts[1]} positive and {counts[0]} negative; "
                 "choose another threshold, or train_neg_sample_args."
             )
 
     def _draw(self, part, key):
-        """Keep the first rows of one seeded permutation of a part, as many as a key says: fewer are part of more."""
+        """Keep as many rows of a part as a key says."""
         count = self.config[key]
         if count is None:
             return
         if count > len(part):
             self.logger.warning(f"{key} is {count}, and there are {len(part)} rows: all are used.")
-        permutation = np.random.default_rng(self.config["seed"]).permutation(len(part))
-        places = np.argsort(part.inter_feat[ROW_ID].numpy())[permutation[:count]]
+        places = drawn(part.inter_feat[ROW_ID].numpy(), count, self.config["seed"])
         # Evaluated rows stay in the order of the split.
         part.inter_feat = part.inter_feat[np.sort(places) if key == "eval_rows" else places]
 
     def _compare_counts(self, parts, split_rows):
-        """Tell whether this is the data set that was published, where expected_counts says what that holds."""
+        """Say whether this is the data set that was published, where expected_counts says what that holds."""
         expected, rows = self.config["expected_counts"], self.rows
         if not expected:
             return

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from pathlib import Path
 
+from recbole_rella.config import no_command_line
 from recbole_rella.files import read_yaml, write_json
 from recbole_rella.quick_start import run_recbole_rella
 from recbole_rella.run_folder import RESUME
@@ -31,13 +32,11 @@ def main(path):
         int: 0, or 1 after an error.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
-    settings = read_yaml(path)
-    folder = Path(settings["run_folder"])
-    if (folder / RESUME).is_file():
-        settings["resume_from"] = settings.pop("run_folder")
-    sys.argv = sys.argv[:1]  # RecBole's Config reads it
+    folder = Path(read_yaml(path)["run_folder"])
+    resumed = {"resume_from": str(folder), "run_folder": None} if (folder / RESUME).is_file() else None
     try:
-        run_recbole_rella(settings.pop("model"), settings.pop("dataset"), config_dict=settings)
+        with no_command_line():
+            run_recbole_rella(config_file_list=[path], config_dict=resumed)
     except BaseException as error:
         write_json(folder / ERROR, {"error": f"{type(error).__name__}: {error}"})
         traceback.print_exc()

@@ -1,7 +1,7 @@
 """What to run: models, seeds and swept values -> one settings file a run.
 
 An entry of `--model` is the name of a model of RecBole, the import path of one from elsewhere, or a variant: a YAML file,
-or the name of a shipped one in properties/variant or properties/ablation (a variant of ReLLa unless it says `model:`).
+or the name of a shipped one in properties/variant (a variant of ReLLa unless it says `model:`).
 
 Settings come from, the later winning: what all models share (the data, the split, the metrics), files, dictionary and
 command line, the variant, and keys of the form entry.key. What belongs to ReLLa alone is not passed to other models, so
@@ -13,23 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from recbole.utils import get_model
-from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 
-from recbole_rella.compat import anomaly_detection_kept
-from recbole_rella.config import SCRIPT_KEYS, properties_folder
+from recbole_rella.arguments import flags, is_variant
+from recbole_rella.config import RUN_ALONE, absolute, checked_files, compared, data_keys, no_command_line
 from recbole_rella.data.same_rows import learns_from_labels
 from recbole_rella.files import fingerprint
-from recbole_rella.keys import RULES, ConfigError
-from recbole_rella.quick_start import ModelError, find_model, make_config, no_command_line
+from recbole_rella.keys import KEYS, affecting, is_word, paths, refuse
+from recbole_rella.quick_start import ModelError, find_model, make_config
 from recbole_rella.run_folder import plain
-
-# Settings of a run that do not change its figures, or that name what the fingerprint covers by content.
-_NOT_IN_FINGERPRINT = {"run_folder", "split_file", "show_progress", "checkpoint_dir", "resume_from", "cache_dir", "state"}
-
-
-# What the user gave for the command as a whole, or for one run alone.
-OF_ONE_RUN = SCRIPT_KEYS | {"run_folder", "resume_from"}
+from recbole_rella.shipped import variant_files
+from recbole_rella.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -47,15 +40,7 @@ class Entry:
         Raises:
             ModelError: there is none of that name.
         """
-        found = find_model(self.model)
-        try:
-            with anomaly_detection_kept():
-                return get_model(found) if isinstance(found, str) else found
-        except (ValueError, AttributeError) as error:
-            shipped = ", ".join(sorted(variant_names()))
-            raise ModelError(
-                f"model: expected a model of RecBole, an import path, a YAML file or one of {shipped}; found {self.model!r}."
-            ) from error
+        return find_model(self.model)
 
     @property
     def is_rella(self):
@@ -74,20 +59,23 @@ class Run:
 
     @property
     def name(self):
-        """The run folder's name: the same for the same settings, whatever command asks for them."""
-        settings = {key: value for key, value in self.settings.items() if key not in _NOT_IN_FINGERPRINT}
+        """The run folder's name: the same for the same settings under the same version, whatever command asks for them."""
+        without = {*affecting("run"), *RUN_ALONE}
+        settings = {key: value for key, value in self.settings.items() if key not in without}
         label = re.sub(r"\W+", "-", self.entry.label).strip("-")
-        return f"{label}-{self.seed}-{fingerprint(settings, _contents(settings))[:8]}"
+        return f"{label}-{self.seed}-{fingerprint(VERSION, settings, _contents(settings))[:8]}"
 
 
 def _contents(settings):
     """What files that settings name hold: a template's text; names, sizes and times of a model folder's files."""
     found = {}
-    for key in ("prompt_template", "llm", "retrieval_encoder"):
-        path = Path(str(settings.get(key, ""))).expanduser()
+    for key in set(paths()) & set(settings):
+        path = Path(str(settings[key]))
+        if is_word(key, settings[key]):
+            continue
         if path.is_file():
             found[key] = path.read_text(encoding="utf-8")
-        elif key in settings and path.is_dir():
+        elif path.is_dir():
             found[key] = stamps(path)
     return found
 
@@ -99,11 +87,6 @@ def stamps(folder):
     return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(folder).iterdir()) if p.is_file()]
 
 
-def variant_names():
-    """Names of the shipped variants, and their files."""
-    return {path.stem: path for folder in ("ablation", "variant") for path in (properties_folder() / folder).glob("*.yaml")}
-
-
 def make_entries(names):
     """Entries by name, import path or file.
 
@@ -112,11 +95,12 @@ def make_entries(names):
     """
     entries = []
     for name in names:
-        path = variant_names().get(name, Path(name).expanduser())
-        if path.suffix == ".yaml":
+        if is_variant(name):
+            path = variant_files().get(name, Path(name).expanduser())
             if not path.is_file():
                 raise ModelError(f"model: expected a model or a YAML file, found {name!r}, which does not exist.")
-            own = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            checked_files([path])
+            own = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
             entries.append(Entry(path.stem, own.pop("model", "ReLLa"), own))
         else:
             entries.append(Entry(name.rpartition(".")[2], name, {}))
@@ -154,9 +138,8 @@ def shared_settings(base):
     Args:
         base (recbole.config.Config): of ReLLa on the data set.
     """
-    keys = {*dataset_arguments, *evaluation_arguments}
     given = {**base.rella_defaults, **base.external_config_dict}
-    shared = {key: base[key] for key in given if key in keys and plain(base[key])}
+    shared = {key: base[key] for key in given if key in data_keys() and plain(base[key])}
     # Every data set numbers its rows by itself.
     numbered = {key: base[key] for key in ("history_shuffle_seed",) if base[key] is not None}
     # By RecBole's default a sequential model learns from sampled items instead of the rows that were not liked.
@@ -164,34 +147,54 @@ def shared_settings(base):
 
 
 def check_settings(entries, base):
-    """Every key of the form name.key is of one of the entries, and every setting of ReLLa's can be used.
+    """Every setting of every model can be used.
 
     Raises:
         ConfigError: before anything is run.
     """
-    names = {name for entry in entries for name in _names(entry)}
-    strangers = [key for key in base.given_config_dict if "." in key and key.rpartition(".")[0] not in names]
-    if strangers:
-        raise ConfigError(f"{', '.join(strangers)}: expected the name of a compared model before the dot, one of {sorted(names)}.")
     with no_command_line():
         for entry in entries:
-            if entry.is_rella:
-                make_config("ReLLa", base["dataset"], config_dict=settings_of(entry, base, base["seed"], "none"))
+            make_config(entry.model, base["dataset"], config_dict=settings_of(entry, base, base["seed"], "none"))
+
+
+def refuse_of_one_run(given):
+    """Refuse keys that name what belongs to one run, where a command makes several.
+
+    Args:
+        given (iterable of str): the keys that the user gave.
+
+    Raises:
+        ConfigError: names them.
+    """
+    refuse(
+        f"{key}: expected none where several runs are made, each with a folder of its own, found one"
+        for key in given
+        if key in KEYS and KEYS[key].of_one_run
+    )
+
+
+def make_base(entries, dataset, config_file_list, config_dict):
+    """ReLLa's configuration on the data set, with all that the user gave for the models.
+
+    Args:
+        entries (list of Entry): the models, whose names may stand before a dot.
+        dataset, config_file_list, config_dict: as for `run_recbole_rella`; the command line counts too.
+
+    Returns:
+        recbole.config.Config: checked for ReLLa.
+
+    Raises:
+        ConfigError: before anything is read.
+    """
+    with compared(name for entry in entries for name in _names(entry)):
+        base = make_config("ReLLa", dataset, config_file_list, config_dict)
+    refuse_of_one_run(key for key, value in base.given_config_dict.items() if value is not None)
+    return base
 
 
 def _names(entry):
     """What may stand before the dot for an entry: the model's name first, as a variant's own name says more."""
     return list(dict.fromkeys([entry.model.rpartition(".")[2], entry.label.split(" (")[0], entry.label]))
-
-
-def absolute(settings):
-    """Settings whose files and folders are found from any working folder."""
-    found = dict(settings)
-    for key in ("data_path", "cache_dir", "llm", "retrieval_encoder", "prompt_template", "split_file"):
-        value = found.get(key)
-        if isinstance(value, str) and Path(value).expanduser().exists():
-            found[key] = str(Path(value).expanduser().resolve())
-    return found
 
 
 def settings_of(entry, base, seed, split_file):
@@ -210,9 +213,10 @@ def settings_of(entry, base, seed, split_file):
     named = {}
     for name in _names(entry):
         named.update({key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")})
-    common = {key: value for key, value in given.items() if "." not in key and key not in OF_ONE_RUN}
+    common = {key: value for key, value in given.items() if "." not in key and key not in flags()}
+    common.pop("train_shots_for", None)  # what it says is done here
     if not entry.is_rella:
-        common = {key: value for key, value in common.items() if key not in RULES}
+        common = {key: value for key, value in common.items() if key not in KEYS}
         common = {**shared_settings(base), **common}
         if base["train_shots_for"] == "all":
             common["train_shots"] = base["train_shots"]

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 from recbole.utils import init_seed
 
-from recbole_rella.config import ROWS_CHOSEN_BY
 from recbole_rella.data.row_dataset import RowDataset
-from recbole_rella.experiments.plan import Run, check_settings, make_entries, settings_of, shared_settings, stamps
+from recbole_rella.experiments.plan import Run, check_settings, make_base, make_entries, settings_of, shared_settings, stamps
 from recbole_rella.experiments.runs import execute
 from recbole_rella.experiments.table import models_table, runs_table, write_table
 from recbole_rella.files import fingerprint
-from recbole_rella.keys import ConfigError
-from recbole_rella.quick_start import make_config
+from recbole_rella.keys import ConfigError, affecting
 from recbole_rella.rows.split import Split, SplitError
 
 logger = logging.getLogger(__name__)
@@ -51,9 +49,7 @@ def prepare_ground(entries, dataset=None, config_file_list=None, config_dict=Non
     Raises:
         ConfigError: keys of ours, before anything is read.
     """
-    base = make_config("ReLLa", dataset, config_file_list, config_dict)
-    if base["train_shots_for"] not in (None, "ReLLa", "all"):
-        raise ConfigError(f"train_shots_for: expected ReLLa or all, found {base['train_shots_for']!r}.")
+    base = make_base(entries, dataset, config_file_list, config_dict)
     if base["eval_args"]["mode"] != {"valid": "labeled", "test": "labeled"}:
         raise ConfigError(
             f"eval_args: expected the mode labeled, in which every model scores the same rows, found {base['eval_args']}."
@@ -64,7 +60,7 @@ def prepare_ground(entries, dataset=None, config_file_list=None, config_dict=Non
             f"{base['train_neg_sample_args']}."
         )
     check_settings(entries, base)
-    data = fingerprint(shared_settings(base), [base[key] for key in ROWS_CHOSEN_BY], base["seed"], stamps(base["data_path"]))
+    data = fingerprint(shared_settings(base), [base[key] for key in affecting("rows")], base["seed"], stamps(base["data_path"]))
     folder = Path(base["checkpoint_dir"]) / f"side-by-side-{base['dataset']}-{data[:8]}"
     split_file = folder / "split.npz"
     shots, base["train_shots"], base["split_file"] = base["train_shots"], None, None
@@ -103,7 +99,7 @@ def seeds_of(ground, seeds):
         ConfigError: they are no different integers.
     """
     if seeds is None:
-        seeds = ground.base["seed"] if ground.base["seeds"] is None else ground.base["seeds"]
+        seeds = ground.base["seed"]
     return _whole_numbers(seeds, "seeds")
 
 

@@ -5,22 +5,23 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 
-from recbole_rella.experiments.plan import Entry, Run, make_entries, settings_of, with_both_histories
+from recbole_rella.arguments import flags, read_value
+from recbole_rella.config import PATHS, RUN_ALONE, data_keys
+from recbole_rella.experiments.plan import Entry, Run, make_base, make_entries, settings_of, with_both_histories
 from recbole_rella.experiments.side_by_side import heading, prepare_ground, run_all, seeds_of
-from recbole_rella.experiments.table import markdown, runs_table
+from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import replacing
-from recbole_rella.keys import RULES, ConfigError
+from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.pictures import new_figure, save_figure
-from recbole_rella.quick_start import make_config
+from recbole_rella.tables import markdown
 
 
 def parse_sweep(text):
-    """`history_size:5,10,15` -> the key and its values, read as YAML reads them.
+    """`history_size:5,10,15` -> the key and its values, read as YAML and RecBole read them.
 
     Raises:
-        ConfigError: the text is of another form, or the key decides on the rows, which must stay the same.
+        ConfigError: the text is of another form, or the key decides on the rows, which must stay the same, or changes no figure.
     """
     key, _, values = str(text).partition(":")
     key = key.strip()
@@ -30,14 +31,19 @@ def parse_sweep(text):
         values = []
     if not key or not values:
         raise ConfigError(f"sweep: expected key:value,value,... (history_size:5,10,15), found {text!r}.")
-    if key in {*dataset_arguments, *evaluation_arguments, "min_history", "seed", "split_file"}:
-        raise ConfigError(f"sweep: expected a key of the models or their training, found {key}, which decides on the rows.")
-    return key, values
+    expected = "sweep: expected a key of the models or their training"
+    if "." in key:
+        raise ConfigError(f"{expected}, which holds for all that know it, found {key}; leave the other models out of --model.")
+    if key in {*data_keys(), *affecting("rows"), "seed"}:
+        raise ConfigError(f"{expected}, found {key}, which decides on the rows.")
+    if key in {*affecting("run"), *RUN_ALONE, *PATHS, *flags()}:
+        raise ConfigError(f"{expected}, found {key}, which changes no figure of a run.")
+    return key, [read_value(key, value) if isinstance(value, str) else value for value in values]
 
 
 def _with(entry, key, value):
     """The entry with one value of the swept key; as it is, where the key means nothing to its model."""
-    if key in RULES and not entry.is_rella:
+    if key in KEYS and not entry.is_rella:
         return entry
     return Entry(entry.label, entry.model, {**entry.own, key: value})
 
@@ -99,7 +105,7 @@ def run_sweep(sweep, models, dataset=None, config_file_list=None, config_dict=No
     key, values = parse_sweep(sweep)
     entries = make_entries(models)
     for value in values:  # one that the key cannot have is told of now
-        make_config("ReLLa", dataset, config_file_list, {**(config_dict or {}), key: value})
+        make_base(entries, dataset, config_file_list, {**(config_dict or {}), key: value})
     ground = prepare_ground(entries, dataset, config_file_list, config_dict)
     seeds = seeds_of(ground, seeds)
     runs = []

@@ -6,6 +6,7 @@ import pandas as pd
 from recbole_rella.experiments.significance import paired_bootstrap
 from recbole_rella.files import replacing
 from recbole_rella.pictures import new_figure, save_figure
+from recbole_rella.tables import latex, markdown
 
 # Column -> whether larger is better, for those where a best one is marked.
 _BEST = {"valid AUC": True, "test AUC": True, "LogLoss": False, "accuracy": True, "UAUC": True}
@@ -131,17 +132,12 @@ def readable(table):
     return cells.assign(p=chance, note=table["note"])
 
 
-_LATEX = str.maketrans({"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "<": "$<$", ">": "$>$"})
-
-
 def _latex(cells):
-    def cell(text):
-        bold = text.startswith("**")
-        text = text.strip("*").translate(_LATEX)
-        return rf"\textbf{{{text}}}" if bold else text
-
-    columns = "l" + "r" * (len(cells.columns) - 2) + "l"
-    return cells.map(cell).to_latex(index=False, escape=False, column_format=columns)
+    """The readable table in LaTeX, where bold takes the place of asterisks."""
+    bold, text = pd.DataFrame(False, index=cells.index, columns=cells.columns), cells.copy()
+    for column in _BEST:
+        bold[column], text[column] = cells[column].str.startswith("**"), cells[column].str.strip("*")
+    return latex(text, bold)
 
 
 def _chart(table, path):
@@ -150,18 +146,15 @@ def _chart(table, path):
     figure = new_figure(7, 0.9 + 0.42 * len(shown))
     axes = figure.add_subplot()
     reach = [shown["test AUC"] - shown["test AUC low"], shown["test AUC high"] - shown["test AUC"]]
-    axes.errorbar(shown["test AUC"], shown["model"], xerr=np.maximum(np.array(reach, dtype=float), 0), fmt="o", capsize=3)
-    for area, model in zip(shown["test AUC"], shown["model"]):
-        axes.annotate(f"{area:.4f}", (area, model), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
+    places = np.arange(len(shown))
+    axes.errorbar(shown["test AUC"], places, xerr=np.maximum(np.array(reach, dtype=float), 0), fmt="o", capsize=3)
+    axes.set_yticks(places, shown["model"])
+    for area, place in zip(shown["test AUC"], places):
+        axes.annotate(f"{area:.4f}", (area, place), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
     axes.set_xlabel("test AUC, 95% interval (bootstrap over test rows)")
     axes.margins(y=0.25)
     axes.grid(axis="x", alpha=0.3)
     save_figure(figure, path)
-
-
-def markdown(cells):
-    """A data frame of text as a Markdown table."""
-    return cells.replace(r"\|", r"\\|", regex=True).to_markdown(index=False, disable_numparse=True)
 
 
 def write_table(folder, runs, table, pairs, heading):

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from recbole_rella.arguments import flags
+from recbole_rella.config import absolute, no_command_line
 from recbole_rella.errors import RellaError
-from recbole_rella.experiments.plan import OF_ONE_RUN, absolute
+from recbole_rella.experiments.plan import refuse_of_one_run
 from recbole_rella.experiments.ray_trials import ray_search
 from recbole_rella.files import replacing
 from recbole_rella.keys import ConfigError
-from recbole_rella.quick_start import make_config, no_command_line, objective_function
+from recbole_rella.quick_start import make_config, objective_function
 from recbole_rella.run_folder import model_name, plain
 
 logger = logging.getLogger(__name__)
@@ -147,6 +149,7 @@ def tune(
     if importlib.util.find_spec("hyperopt") is None:
         raise TuningError("Expected hyperopt to be installed, found none: pip install '.[hyper]'")
     base = make_config(model, dataset, config_file_list, config_dict)
+    refuse_of_one_run(key for key, value in base.given_config_dict.items() if value is not None)
     for key, (kind, values) in space.items():
         for value in _ends(kind, values):  # one that a key cannot have is told of now, not in the middle of the search
             make_config(model, dataset, config_file_list, {**(config_dict or {}), key: value})
@@ -157,12 +160,12 @@ def tune(
 
     search = _search_class()(
         objective_function,
-        params_file=str(params_file),
+        params_file=str(Path(params_file).expanduser()),
         fixed_config_file_list=[str(fixed)],
         algo=algo,
         max_evals=max_evals,
         early_stop=early_stop,
-        display_file=display_file and str(Path(display_file).resolve()),
+        display_file=display_file and str(Path(display_file).expanduser().resolve()),
     )
     with no_command_line():  # RecBole's Config reads it, and the fixed settings hold all of it
         if tool == "Ray":
@@ -187,9 +190,8 @@ def tune(
 
 def _fixed_settings(base, space):
     """All that the user gave, but for the searched keys; folders absolute, as Ray runs each trial in another."""
-    given = {key: value for key, value in base.external_config_dict.items() if key not in OF_ONE_RUN and key not in space}
-    given = absolute(given)
-    given["checkpoint_dir"] = str(Path(base["checkpoint_dir"]).resolve())
+    given = {key: value for key, value in base.external_config_dict.items() if key not in flags() and key not in space}
+    given = absolute({**given, "checkpoint_dir": base["checkpoint_dir"]})
     if base["dataset"] != "ml-100k":  # which RecBole brings itself
         given["data_path"] = str(Path(base["data_path"]).parent.resolve())
     return {"model": model_name(base), "dataset": base["dataset"], **{k: v for k, v in given.items() if plain(v)}}

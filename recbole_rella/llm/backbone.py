@@ -25,13 +25,29 @@ class LLMError(RellaError):
     """An LLM, or a part of it, cannot be loaded or used as configured."""
 
 
+def automatic_dtype(device):
+    """The dtype that suits a device: bfloat16 where the hardware computes in it, else float32.
+
+    GPUs before NVIDIA's Ampere (T4, V100) have no bfloat16, and PyTorch emulates it slowly. They get float32 and not float16, whose
+    range the hidden states of many LLMs exceed.
+
+    Args:
+        device (torch.device): where the LLM computes.
+
+    Returns:
+        torch.dtype: bfloat16 or float32.
+    """
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
 class Backbone:
     """A causal LM by hub name or folder. Configuration, tokenizer and weights are read when first asked for.
 
     Args:
         path (str): hub name or folder.
         device (torch.device): where the weights go.
-        dtype (str): auto (bfloat16 on a GPU, float32 on a CPU) or a torch dtype's name.
+        dtype (str): auto (see `automatic_dtype`) or a torch dtype's name.
         quantization (str or None): 8bit or 4bit, through bitsandbytes.
         attn_implementation (str or None), trust_remote_code (bool): as in ``from_pretrained``.
         shard (bool): divide the weights among the processes of this run (see `processes.divide`).
@@ -55,9 +71,7 @@ class Backbone:
         self.path, self.device, self.quantization = str(path), torch.device(device), quantization
         self._revision = revision
         self.is_sharded = processes.count() > 1 and (shard or processes.launched_with_fsdp())
-        if dtype == "auto":
-            dtype = "bfloat16" if self.device.type == "cuda" else "float32"
-        self.dtype = getattr(torch, dtype)
+        self.dtype = automatic_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
         self._attention = attn_implementation
         self._trust = trust_remote_code
         if quantization and self.device.type != "cuda":
@@ -148,9 +162,9 @@ class Backbone:
 def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=False):
     """Put LoRA adapters on an LLM (PEFT).
 
-    A quantized LLM needs nothing more (QLoRA): it is frozen, gradients pass through its dequantized weights, and its norms compute in
-    float32 whatever they are stored in. PEFT's preparation for such LLMs would also store embeddings, head and norms in float32: that
-    is for float16, and bfloat16 has float32's range.
+    A quantized LLM needs nothing more (QLoRA): it is frozen, gradients pass through its dequantized weights, and its norms compute
+    in float32 whatever they are stored in. PEFT's preparation for such LLMs would also store embeddings, head and norms in float32:
+    that is for float16, and bfloat16 has float32's range.
 
     Args:
         model (transformers.PreTrainedModel): frozen.

@@ -3,23 +3,30 @@
 Two ways, of which the cheaper one is taken: prompts as trees (packing.py), in which equal beginnings are computed once; and
 batches of similar length, padded on the right. Under causal attention nothing before the padding sees it, so neither an
 attention mask nor position ids are needed there. A prompt's score does not depend on what it is scored with (law 3).
+
+Any number of threads may score with one LLM: they take turns.
 """
 
+import threading
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 
 from recbole_rella import processes
 from recbole_rella.llm import flex
 from recbole_rella.llm.packing import PromptTree, prompt_trees
-from recbole_rella.llm.tree_attention import is_recomputed, tree_attention, tree_way
+from recbole_rella.llm.tree_attention import is_recomputed, mask_tokens, tree_attention, tree_way
+from recbole_rella.llm.trial import problem, say_once
 
 # Tokens that go through an LLM at a time on a CPU: with more, activations leave its caches, and each of them is a memory
 # mapping of its own (results/speed).
 CPU_TOKENS = 2048
+# While it is scored an LLM is changed: its attention, forward methods of some modules, merged adapters. Threads take turns.
+ONE_AT_A_TIME = threading.RLock()
 # What one more call of an attention function costs on a CPU, in floating-point operations that could be done meanwhile.
 _CALL = 4e6
 
@@ -59,29 +66,31 @@ def batches_by_tokens(lengths, budget):
 
 
 @contextmanager
-def answers_alone(llm, places, token_ids=None):
+def answers_alone(llm, places, token_ids=None, parts=None):
     """Within this context, what an LLM computes behind its last attention is computed where answers are read, and not elsewhere.
 
-    The head gives all logits or those of some tokens. Whatever the LLM does to its logits afterwards (scaling, soft capping)
-    stays in force, as it is done by the LLM.
+    The head gives all logits or those of some tokens, the latter in float32 whatever the LLM computes in: in bfloat16 many scores
+    would be equal. What the LLM does to its logits afterwards (scaling, soft capping) stays in force, as it is done by the LLM.
 
     Args:
         llm (transformers.PreTrainedModel): a causal LM.
         places (tuple of torch.Tensor): row and position of each of n answers in what the forward pass gets, int64 [n] each.
         token_ids (list of int, optional): the tokens whose logits are wanted; all by default.
+        parts (list of str, optional): what is computed there alone, head, last layer or both; by default as `parts_at_answers`.
 
     Yields:
-        bool: whether the logits are those of `token_ids` alone. A head that is no plain linear layer gives all. Either way they
-        are [n, 1, tokens].
+        callable: logits of the forward pass -> those of the answers, [n, tokens].
     """
+    parts = parts_at_answers(llm) if parts is None else parts
     head = llm.get_output_embeddings()
-    few = token_ids is not None and type(head) is torch.nn.Linear
+    few = token_ids is not None and "head" in parts and _has_rows(head)
 
     def head_at_answers(forward, hidden):
         hidden = hidden[places][:, None]
         if not few:
             return forward(hidden)
-        return F.linear(hidden, head.weight[token_ids], None if head.bias is None else head.bias[token_ids])
+        weight, bias = _rows(head, token_ids)  # now: the weights of a divided LLM are whole only within its forward pass
+        return F.linear(hidden.to(weight.dtype), weight, bias)
 
     # Equal prompts of a tree end at one place, whose gradient must count once.
     width = places[1].max() + 1
@@ -89,16 +98,66 @@ def answers_alone(llm, places, token_ids=None):
     distinct = flat // width, flat % width
 
     def layer_at_answers(forward, hidden):
-        chosen = forward(hidden[distinct])
+        chosen = forward(hidden[distinct][None]).squeeze(0)
         return chosen.new_zeros(*hidden.shape[:-1], chosen.shape[-1]).index_put(distinct, chosen)
+
+    def of_answers(logits):
+        logits = logits[:, 0] if "head" in parts else logits[places]
+        return logits if few or token_ids is None else logits[:, token_ids]
 
     # Recomputed in the backward pass, after this context, a layer must be what it was.
     recomputed = torch.is_grad_enabled() and is_recomputed(llm)
     with ExitStack() as replaced:
-        replaced.enter_context(_forward_replaced(head, head_at_answers))
-        for module in () if recomputed else _behind_last_attention(llm):
+        if "head" in parts:
+            replaced.enter_context(_forward_replaced(head, head_at_answers))
+        for module in _behind_last_attention(llm) if "last layer" in parts and not recomputed else ():
             replaced.enter_context(_forward_replaced(module, layer_at_answers))
-        yield few
+        yield of_answers
+
+
+def parts_at_answers(llm):
+    """What of an LLM can be computed where answers are read, found by trying it once.
+
+    LLMs that are built otherwise than most, such as gpt-oss, compute all of it at all positions, which takes longer.
+
+    Args:
+        llm (transformers.PreTrainedModel): a causal LM, not within `tree_attention`.
+
+    Returns:
+        list of str: of head and last layer.
+    """
+    parts = ["head", "last layer"] if _behind_last_attention(llm) else ["head"]
+    problems = {part: problem(llm, part, partial(_logits, llm, [part])) for part in parts}
+    for part, reason in problems.items():
+        if reason is not None:
+            say_once(llm, f"computes its {part} at all positions; at the answers alone it cannot ({reason}).")
+    return [part for part in parts if problems[part] is None]
+
+
+def _logits(llm, parts, token_ids, lengths):
+    """Logits after the last token of each of some prompts, whose parts are computed there alone."""
+    places = torch.arange(len(lengths), device=llm.device), (lengths - 1).to(llm.device)
+    with answers_alone(llm, places, parts=parts) as of_answers:
+        return of_answers(llm(input_ids=token_ids.to(llm.device), use_cache=False).logits)
+
+
+def _has_rows(head):
+    """Whether a head is a linear layer, with plain LoRA at most."""
+    if type(head) is Linear and not head.training and not head.lora_variant and not any(head.lora_bias.values()):
+        head = head.get_base_layer()
+    return type(head) is torch.nn.Linear
+
+
+def _rows(head, token_ids):
+    """Weight and bias of such a head for some tokens, in float32 or what it has beyond."""
+    base = head.get_base_layer() if isinstance(head, LoraLayer) else head
+    wide = torch.promote_types(base.weight.dtype, torch.float32)
+    weight, bias = base.weight[token_ids].to(wide), None if base.bias is None else base.bias[token_ids].to(wide)
+    if base is not head and not head.merged and not head.disable_adapters:
+        for name in set(head.active_adapters) & set(head.lora_A):
+            up, down = head.lora_B[name].weight[token_ids], head.lora_A[name].weight
+            weight = weight + head.scaling[name] * (up.to(wide) @ down.to(wide))
+    return weight, bias
 
 
 def _behind_last_attention(llm):
@@ -106,12 +165,8 @@ def _behind_last_attention(llm):
     layers = getattr(llm.get_decoder(), "layers", None)
     if not isinstance(layers, torch.nn.ModuleList):
         return []
-    output, mlp = getattr(getattr(layers[-1], "self_attn", None), "o_proj", None), getattr(layers[-1], "mlp", None)
-    return [
-        module
-        for module in (output, mlp)
-        if isinstance(module, torch.nn.Linear | LoraLayer) or type(module).__name__.endswith("MLP")
-    ]
+    modules = getattr(getattr(layers[-1], "self_attn", None), "o_proj", None), getattr(layers[-1], "mlp", None)
+    return [module for module in modules if isinstance(module, torch.nn.Module)]
 
 
 @contextmanager
@@ -153,7 +208,7 @@ def forward_passes(llm, token_ids, lengths, budget, at_least=1):
     way = tree_way(plain, int(n_tokens.max())) if len(n_tokens) > 1 else None
     passes = [torch.from_numpy(batch) for batch in batches]
     if way is not None:
-        trees = prompt_trees(token_ids, lengths, budget)
+        trees = prompt_trees(token_ids, lengths, min(budget, mask_tokens(plain)) if way == "mask" else budget)
         if _cost_of_trees(plain, trees, way) < _cost_of_batches(plain, n_tokens, batches):
             passes = trees
         else:
@@ -209,25 +264,27 @@ def answer_logits(llm, token_ids, lengths, budget, answer_ids=None, shared=False
     """
     token_ids, lengths, plain = token_ids.cpu(), lengths.cpu(), _plain(llm)
     several = shared and processes.count() > 1
-    passes, way = forward_passes(llm, token_ids, lengths, budget, 2 * processes.count() if several else 1)
-    mine = [(place, True) for place in range(len(passes))]
-    if several:
-        mine = processes.share(_tokens(passes, lengths), processes.is_divided(plain))
-    with tree_attention(plain, way) if way else nullcontext() as enter:
-        for place, counts in mine:
-            part = passes[place]
-            if way:
-                inputs, prompts = enter(part), part.prompts
-                places = torch.zeros_like(part.ends), part.ends
-            else:
-                prompts, n_tokens = part, lengths[part]
-                inputs = {"input_ids": token_ids[part, : int(n_tokens.max())].to(plain.device), "use_cache": False}
-                places = torch.arange(len(part)), n_tokens - 1
-            with answers_alone(plain, tuple(place.to(plain.device) for place in places), answer_ids) as few:
-                logits = llm(**inputs).logits[:, 0]
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            prompts, logits = (prompts, logits) if counts else (prompts[:0], logits[:0])
-            yield prompts.to(plain.device), logits if few or answer_ids is None else logits[:, answer_ids]
+    with ONE_AT_A_TIME:
+        passes, way = forward_passes(llm, token_ids, lengths, budget, 2 * processes.count() if several else 1)
+        parts = parts_at_answers(plain)
+        mine = [(place, True) for place in range(len(passes))]
+        if several:
+            mine = processes.share(_tokens(passes, lengths), processes.is_divided(plain))
+        with tree_attention(plain, way) if way else nullcontext() as enter:
+            for place, counts in mine:
+                part = passes[place]
+                if way:
+                    inputs, prompts = enter(part), part.prompts
+                    places = torch.zeros_like(part.ends), part.ends
+                else:
+                    prompts, n_tokens = part, lengths[part]
+                    inputs = {"input_ids": token_ids[part, : int(n_tokens.max())].to(plain.device), "use_cache": False}
+                    places = torch.arange(len(part)), n_tokens - 1
+                with answers_alone(plain, tuple(place.to(plain.device) for place in places), answer_ids, parts) as of_answers:
+                    logits = of_answers(llm(**inputs).logits)
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                prompts, logits = (prompts, logits) if counts else (prompts[:0], logits[:0])
+                yield prompts.to(plain.device), logits
 
 
 @contextmanager
@@ -274,7 +331,7 @@ def p_yes(llm, input_ids, lengths, answer_ids, budget, device):
     """
     scores = torch.zeros(len(lengths), dtype=torch.float32, device=device)
     # Scores are made outside: what is made in inference mode cannot be changed elsewhere.
-    with torch.inference_mode(), merged(llm):
+    with ONE_AT_A_TIME, torch.inference_mode(), merged(llm):
         for places, logits in answer_logits(llm, input_ids, lengths, budget, list(answer_ids), shared=True):
             scores[places] = torch.softmax(logits, dim=-1)[:, 0]
     processes.add_up([scores])  # each score is that of one process, and 0 in the others

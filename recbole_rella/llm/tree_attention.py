@@ -7,6 +7,7 @@ flex    one call for the whole tree by PyTorch's FlexAttention (flex.py), compil
 pieces  one attention call for each piece of the tree, over the keys of its own path; nothing is computed that is masked. Made for
         CPUs, where a call costs little.
 mask    one call for the whole tree with a 4-D mask, by the attention that the LLM was loaded with. For what the others do not have.
+        The mask has all pairs of tokens, so such trees are small (`mask_tokens`).
 
 `tree_way` finds out which one an LLM takes, by trying: LLMs whose attention needs more than a path and a depth (linear
 positions such as ALiBi, soft capping, attention sinks, states of recurrent layers) give other logits within a tree, and are
@@ -14,12 +15,10 @@ scored without one. Sliding windows do no harm as long as no prompt is longer th
 """
 
 import inspect
-import logging
-import weakref
+import math
 from contextlib import contextmanager
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
@@ -27,12 +26,12 @@ from transformers import AttentionInterface
 from recbole_rella.errors import RellaError
 from recbole_rella.llm import flex
 from recbole_rella.llm.packing import prompt_trees
-
-logger = logging.getLogger(__name__)
+from recbole_rella.llm.trial import problem, say_once
 
 _NAME = "recbole_rella_tree"
 _attend = []  # attention within the tree of the forward pass under way, innermost last
-_ways = weakref.WeakKeyDictionary()  # LLM -> {(way, with gradients): whether it agrees}
+# What a mask of all pairs of tokens, and the scores of attention that are as large, may take: a part of the smallest GPUs' 16 GB.
+MASK_BYTES = 1 << 30
 
 
 class TreeAttentionError(RellaError):
@@ -157,9 +156,13 @@ def _inputs(llm, tree):
 
 def _mask(llm, tree):
     """As every kind of attention takes it: what is added to the scores before the softmax."""
-    dtype = llm.dtype if llm.dtype.is_floating_point else torch.float32
+    dtype = _mask_dtype(llm)
     mask = torch.zeros(len(tree), len(tree), dtype=dtype, device=llm.device)
     return mask.masked_fill_(~tree.mask(llm.device), torch.finfo(dtype).min)[None, None]
+
+
+def _mask_dtype(llm):
+    return llm.dtype if llm.dtype.is_floating_point else torch.float32
 
 
 def _too_short_sighted(llm, longest):
@@ -187,18 +190,54 @@ def tree_way(llm, longest):
     """
     reason = _too_short_sighted(llm, longest)
     if reason is not None:
-        _say_once(llm, reason)
+        say_once(llm, _WHOLE.format(reason))
         return None
-    known, gradients = _ways.setdefault(llm, {}), torch.is_grad_enabled()
+    gradients = torch.is_grad_enabled()
     for way in _candidates(llm):
         if gradients and way != "mask" and _trains_otherwise(llm):
             continue
-        if (way, gradients) not in known:
-            known[way, gradients] = _agrees(llm, way)
-        if known[way, gradients]:
+        # Kernels that are compiled here have a backward pass that is compiled here.
+        reason = problem(llm, (way, gradients), partial(_logits, llm, way), way == "flex" and gradients)
+        if reason is None:
             return way
-    _say_once(llm, "its attention gives other logits within a tree of prompts")
+        if way == "flex":
+            say_once(
+                llm,
+                f"does not run with FlexAttention here ({reason}). Its trees of prompts get a mask of all pairs of tokens, if it "
+                "takes one: the scores are the same, but attention costs more, and trees are small.",
+            )
+    say_once(llm, _WHOLE.format("its attention gives other logits within a tree of prompts"))
     return None
+
+
+_WHOLE = "scores every prompt whole, as {}: equal beginnings are not shared."
+
+
+def _logits(llm, way, token_ids, lengths):
+    """Logits after the last token of each prompt, which together are one tree."""
+    (tree,) = prompt_trees(token_ids, lengths, int(lengths.sum()))
+    with tree_attention(llm, way) as enter:
+        return llm(**enter(tree)).logits[0, tree.ends[torch.argsort(tree.prompts)].to(llm.device)]
+
+
+def mask_tokens(llm):
+    """How many tokens a tree may have where a mask of all pairs of tokens is made: as many as MASK_BYTES hold.
+
+    A pair takes three booleans and a number of the mask. Attention in plain PyTorch (eager) also stores the scores of every head,
+    their softmax in float32, and that in the LLM's dtype; a backward pass needs those of all layers, unless they are recomputed.
+
+    Args:
+        llm (transformers.PreTrainedModel): a causal LM.
+
+    Returns:
+        int: tokens, at least 1. A single prompt may have more.
+    """
+    config, size = llm.config.get_text_config(), _mask_dtype(llm).itemsize
+    pair = 3 + size
+    if llm.config._attn_implementation == "eager":
+        layers = config.num_hidden_layers if torch.is_grad_enabled() and not is_recomputed(llm) else 1
+        pair += layers * config.num_attention_heads * (2 * size + 4)
+    return max(1, math.isqrt(MASK_BYTES // pair))
 
 
 def _trains_otherwise(llm):
@@ -214,15 +253,6 @@ def is_recomputed(llm):
     return any(getattr(module, "gradient_checkpointing", False) for module in llm.modules())
 
 
-_said = weakref.WeakKeyDictionary()
-
-
-def _say_once(llm, reason):
-    if _said.get(llm) != reason:
-        logger.warning("%s scores every prompt whole, as %s: equal beginnings are not shared.", type(llm).__name__, reason)
-        _said[llm] = reason
-
-
 def _candidates(llm):
     """The ways that may suit, the better one first."""
     takes_positions = "position_ids" in inspect.signature(llm.forward).parameters
@@ -234,44 +264,3 @@ def _candidates(llm):
     can_switch = getattr(llm, "_can_set_attn_implementation", lambda: False)()
     switched = {"cpu": ["pieces"], "cuda": ["flex"]}.get(llm.device.type, [])
     return (switched if can_switch else []) + masks
-
-
-def _agrees(llm, way):
-    """Whether a tree of some prompts gives the logits that each prompt gives alone; and the gradients, where they are wanted."""
-    vocabulary = llm.get_input_embeddings().weight.shape[0]
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(vocabulary, size=(3, 12)))
-    tokens[1, :7], tokens[2, :4] = tokens[0, :7], tokens[0, :4]
-    (tree,) = prompt_trees(tokens, torch.tensor([12, 12, 9]), 100)
-    tolerance = 1e-4 if llm.dtype in (torch.float32, torch.float64) else 0.05
-    # Kernels that are compiled here have a backward pass that is compiled here.
-    trained = [p for p in llm.parameters() if p.requires_grad] if way == "flex" and torch.is_grad_enabled() else []
-    trains, reason = llm.training, "it gives other logits or gradients"
-    llm.eval()
-    try:
-        with torch.set_grad_enabled(bool(trained)):
-            with tree_attention(llm, way) as enter:
-                packed = llm(**enter(tree)).logits[0, tree.ends.to(llm.device)].float()
-                found = [packed.detach(), *_gradients(packed, trained)]
-            order = [tokens[prompt : prompt + 1, : (12, 12, 9)[prompt]].to(llm.device) for prompt in tree.prompts.tolist()]
-            alone = torch.cat([llm(input_ids=ids, use_cache=False).logits[:, -1].float() for ids in order])
-            expected = [alone.detach(), *_gradients(alone, trained)]
-        agree = all(torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(b.abs().max())) for a, b in zip(found, expected))
-        if agree:
-            return True
-    except Exception as error:  # attention functions and compilers raise whatever they like; every one of them means no
-        reason = f"{type(error).__name__}: {error}"
-    finally:
-        llm.train(trains)
-    logger.debug("%s takes no trees of prompts (%s): %s", type(llm).__name__, way, reason)
-    if way == "flex":
-        logger.warning(
-            "%s does not run with FlexAttention here (%s). Its trees of prompts get a mask of all pairs of tokens, if it takes one: the "
-            "scores are the same, but attention costs more. Smaller eval_micro_tokens and train_micro_tokens lower that cost.",
-            type(llm).__name__,
-            reason.split("\n")[0],
-        )
-    return False
-
-
-def _gradients(logits, trained):
-    return [gradient.float() for gradient in torch.autograd.grad(logits.square().sum(), trained)] if trained else []

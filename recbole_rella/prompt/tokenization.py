@@ -3,10 +3,14 @@
 A prompt is mostly lines that came before (the behaviours). They are tokenized once and joined, which equals tokenizing
 the whole text only where no token can span a line break; that is checked against the vocabulary, and a tokenizer that
 fails the check tokenizes every prompt whole.
+
+The chat format alone brings control tokens. Text that is spelled as one (a title `</s>`) is broken up by a space, `< /s>`: then no
+tokenizer takes it for more than text, and the text of a prompt still gives its token ids in any other program.
 """
 
 import logging
 import re
+from bisect import bisect_right
 from datetime import datetime
 from functools import lru_cache
 
@@ -40,6 +44,56 @@ def _spans_lines(token):
     return re.search(r"\n\s*\S", text) is not None
 
 
+class ControlTokens:
+    """What a tokenizer takes for a token of its own wherever it is spelled; text of the data is kept from being one.
+
+    Not all that steer an LLM are called special: Qwen's <think> and Gemma's <unused0> are not. Added tokens that are plain words or
+    white space (Gemma has some for several line breaks) are none.
+
+    Args:
+        tokenizer (transformers.PreTrainedTokenizerBase): of an LLM or an encoder.
+    """
+
+    def __init__(self, tokenizer):
+        try:
+            added = tokenizer.added_tokens_decoder.values()
+        except NotImplementedError:  # Mistral's own library, which reads no control tokens out of text
+            added = []
+        texts = {t.content for t in added if t.special or re.fullmatch(r"[<\[].*[>\]]", t.content)}
+        self._pattern, self._has_said = _any_of([text for text in texts if len(text.strip()) > 1]), False
+
+    def broken_up(self, text, spans=()):
+        """A text in which nothing is spelled as a control token: a space stands behind the first character of what was.
+
+        Args:
+            text (str): of the data.
+            spans (list of tuple): (begin, end) in characters, of parts of the text.
+
+        Returns:
+            tuple: str; list of tuple, where the parts are then.
+        """
+        while found := list(self._pattern.finditer(text)):
+            if not self._has_said:
+                logger.warning(
+                    "Some text of the prompts is spelled as %r, a control token of this LLM; it becomes text, with a space in it. "
+                    "Control tokens belong in a chat template (prompt_chat).",
+                    found[0][0],
+                )
+                self._has_said = True
+            breaks = [match.start() + 1 for match in found]
+            spans = [(begin + bisect_right(breaks, begin), end + bisect_right(breaks, end - 1)) for begin, end in spans]
+            text = self._pattern.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        return text, spans
+
+
+def _any_of(texts):
+    """A pattern of any of the texts, the longest first. Most of a prompt begins like none of them, and some LLMs have thousands."""
+    if not texts:
+        return re.compile("(?!)")
+    beginnings, longest_first = sorted({text[:3] for text in texts}), sorted(texts, key=len, reverse=True)
+    return re.compile("(?={})(?:{})".format(*("|".join(map(re.escape, group)) for group in (beginnings, longest_first))))
+
+
 class PromptTokenizer:
     """Token ids of a prompt, as the LLM sees it: chat format or special tokens included.
 
@@ -50,7 +104,7 @@ class PromptTokenizer:
         answers (tuple of str): positive and negative answer.
         template (str, optional): a chat template (Jinja2), which takes the place of the tokenizer's own.
 
-    The tokenizer keeps the chat template that is used: `template`, or its own, with the date standing still.
+    The tokenizer keeps the chat template that is used: `template`, or its own, with the date standing still. All can be pickled.
 
     Attributes:
         is_chat (bool): whether prompts have a chat format.
@@ -63,6 +117,7 @@ class PromptTokenizer:
 
     def __init__(self, tokenizer, chat, system, answers, template=None):
         self.tokenizer, self.answers = tokenizer, answers
+        self._control = ControlTokens(tokenizer)
         if chat == "always" and not (template or tokenizer.chat_template):
             raise ChatTemplateError(
                 "prompt_chat: expected auto, never, vicuna or the path of a chat template for this LLM, found always; its "
@@ -83,6 +138,13 @@ class PromptTokenizer:
             self._joins_lines = self._end[: len(self._line_break)] == self._line_break
         if not self._joins_lines:
             self.tokenize_whole()
+        self._line = lru_cache(maxsize=1 << 18)(self._tokenize_line)
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "_line"}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
         self._line = lru_cache(maxsize=1 << 18)(self._tokenize_line)
 
     def _tokens_before(self):
@@ -124,7 +186,7 @@ class PromptTokenizer:
 
     def framed(self, text):
         """The text that is tokenized for a prompt: chat format included, special start tokens left out."""
-        return self._before + text + self._after
+        return self._before + self._control.broken_up(text)[0] + self._after
 
     def whole(self, text):
         """Token ids of a prompt, tokenized in one piece: the reference for `ids`.
@@ -172,7 +234,8 @@ class PromptTokenizer:
         Returns:
             list of tuple: token ids; positions of the tokens that overlap a span (list of int each).
         """
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        texts, spans = zip(*map(self._control.broken_up, texts, spans))
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
         results = []
         for ids, offsets, marked in zip(encoded["input_ids"], encoded["offset_mapping"], spans):
             positions, remaining = [], iter(marked)

@@ -37,18 +37,3 @@ class Words:
     def content(self):
         """All of it as plain values, for a fingerprint."""
         return {field: list(map(str, texts)) for field, texts in self.table.items()}, self.codes
-
-
-def number_in_words(value):
-    """A number with the digits that it has: 1234567, 12345.9, 0.1; whole ones without a point.
-
-    Args:
-        value (int or float): finite.
-
-    Returns:
-        str: it reads back to the same float64.
-    """
-    value = float(value)
-    if value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    return repr(value)

@@ -5,3 +5,5 @@ ROW_ID = "row_id"
 RETRIEVED = "retrieved"
 # Of a prompt: its token ids, how many they are, the item that it asks about, and the behaviours that the token budget removed.
 PROMPT_IDS, PROMPT_LENGTH, PROMPT_ITEM, PROMPT_DROPPED = "prompt_ids", "prompt_length", "prompt_item", "prompt_dropped"
+# No column of a file keeps one of these names in RecBole.
+OURS = (ROW_ID, RETRIEVED, PROMPT_IDS, PROMPT_LENGTH, PROMPT_ITEM, PROMPT_DROPPED)

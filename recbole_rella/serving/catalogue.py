@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from recbole_rella.errors import RellaError
-from recbole_rella.prompt.words import Words, number_in_words
+from recbole_rella.prompt.words import Words
+from recbole_rella.rows.numbers import number_words
 from recbole_rella.rows.order import sort_rank
 
 
@@ -71,11 +72,10 @@ class Catalogue:
             dataset (ReLLaDataset): of a run.
         """
         config = dataset.config
-        types = {kind: {field: dataset.field2type[field].value for field in words.table} for kind, words in dataset.words.items()}
         return cls(
             dataset=config["dataset"],
             id_fields={"user": dataset.uid_field, "item": dataset.iid_field},
-            types=types,
+            types=dataset.word_types,
             item_ids=np.asarray(dataset.item_ids),
             items=dataset.words["item"],
             users=dataset.words["user"],
@@ -131,7 +131,7 @@ class Catalogue:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise RequestError(f"{field}: expected text or a number, found {value!r}.")
         if kind.startswith("token"):
-            return value.strip() if isinstance(value, str) else number_in_words(value)
+            return value.strip() if isinstance(value, str) else number_words(value)
         if isinstance(value, str) and not value.strip():
             return ""
         try:
@@ -140,7 +140,7 @@ class Catalogue:
             raise RequestError(f"{field}: expected a number, as in the data set, found {value!r}.") from error
         if not np.isfinite(number):
             raise RequestError(f"{field}: expected a finite number, found {value!r}.")
-        return number_in_words(number)
+        return number_words(number)
 
     def item(self, given):
         """An item of a request.

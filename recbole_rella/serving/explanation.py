@@ -10,8 +10,10 @@ import pandas as pd
 
 from recbole_rella.files import replacing, write_json
 from recbole_rella.pictures import new_figure, save_figure
+from recbole_rella.prompt.template import Rating
 from recbole_rella.retrieval.subr import similarity
 from recbole_rella.serving.catalogue import RequestError
+from recbole_rella.tables import fenced, markdown
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Explanation:
         table = pd.DataFrame(self.behaviours, columns=_COLUMNS)
         shown = table.assign(
             shown=[" and ".join(k for k in ("retrieved", "recent") if behaviour[k]) for behaviour in self.behaviours],
-            similarity=["-" if v is None else f"{v:.3f}" for v in table["similarity"]],
+            label=["-" if pd.isna(v) else str(int(v)) for v in table["label"]],
+            similarity=["-" if pd.isna(v) else f"{v:.3f}" for v in table["similarity"]],
             moved=["-" if pd.isna(v) else f"{v:+.4f}" for v in table["moved"]],
-            rating=["-" if v is None else f"{v:g}" for v in table["rating"]],
+            rating=["-" if pd.isna(v) else str(Rating(v)) for v in table["rating"]],
         )
         columns = ["shown", "item", "rating", "label", "date", "similarity", "moved"]
         other = "-" if self.score_with_retrieved is None else f"{self.score_with_retrieved:.4f}"
@@ -60,7 +63,7 @@ class Explanation:
             f"P(yes) {self.score:.4f} with {self.history} behaviours, label {label}. With recent ones "
             f"{self.score_with_recent:.4f}, with retrieved ones {other}, with none {self.score_without_history:.4f}.\n\n"
             "`moved` is how much a shown behaviour moved the score: P(yes) minus P(yes) of the prompt without it.\n\n"
-            f"{shown[columns].to_markdown(index=False, disable_numparse=True)}\n\n```\n{self.prompt}\n```\n"
+            f"{markdown(shown[columns])}\n\n{fenced(self.prompt)}\n"
         )
 
 
@@ -181,7 +184,7 @@ def _date(time):
 
 
 def _line(behaviour):
-    rating = "" if behaviour["rating"] is None else f", {behaviour['rating']:g}"
+    rating = "" if behaviour["rating"] is None else f", {Rating(behaviour['rating'])}"
     return f"{behaviour['item'][:60]}{rating}  {behaviour['date']}"
 
 

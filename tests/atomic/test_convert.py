@@ -70,8 +70,8 @@ def test_ml_1m(tmp_path):
         "ratings.dat: 1 line left out, a time that is not a number of seconds: 8",
     ]
     assert lines[-1] == (
-        f"ml-1m: {len(original) - 6} rows of 24 users and 42 items (24 users listed; 40 items listed; 2 rows of users or items that "
-        f"are not listed, which RecBole leaves out when it reads), written to {tmp_path / 'data' / 'ml-1m'}"
+        f"ml-1m: {len(original) - 6} rows of 24 users and 42 items (24 users listed; 40 items listed; 2 rows of users "
+        f"or items that are not listed), written to {tmp_path / 'data' / 'ml-1m'}"
     )
 
 

@@ -6,6 +6,7 @@ from helpers import TINY
 from originals import BOOKS, ORIGINALS
 
 from recbole_rella.atomic.convert import convert
+from recbole_rella.atomic.errors import DatasetError
 from recbole_rella.quick_start import load_data, make_config
 
 # What makes a run small, and says nothing about the data.
@@ -97,7 +98,7 @@ def test_recboles_own_ml_1m(own, tmp_path):
     if own.startswith("genre"):
         assert load_data(config)[0].field2type["genre"].value == "token_seq"
     else:
-        with pytest.raises(ValueError, match="heterogeneity_field: expected a field of the .item file, found 'genre'"):
+        with pytest.raises(DatasetError, match="load_col: expected columns of .*ml-1m.item, found genre, which it does not have"):
             load_data(config)
 
 

@@ -6,6 +6,7 @@ import urllib.error
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import TINY, write_atomic_files, written_predictions
 from recbole.data import create_dataset
@@ -73,7 +74,8 @@ def test_files_named_otherwise_than_their_folder(tmp_path):
 def test_paths_without_atomic_files(tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"dataset: expected the name of a data set in data_path, or a folder of RecBole's atomic files \(<name>.inter.*found './no/where': no such folder",
+        match=r"dataset: expected the name of a data set in data_path, or a folder of RecBole's atomic files \(<name>.inter.*"
+        "found './no/where': no such folder",
     ):
         make_config("ReLLa", "./no/where", config_dict=GENERIC)
     (tmp_path / "odd").mkdir()
@@ -100,7 +102,7 @@ def test_a_data_set_that_is_not_there_tells_how_to_convert(name, monkeypatch):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(url.ur, "urlopen", no_network)
-    message = rf"expected RecBole's atomic files \({name}.inter, .*RecBole's download failed .*--dataset={name} --convert=<folder of the original files>"
+    message = rf"expected RecBole's atomic files \({name}.inter, .*RecBole's download failed .*--dataset={name} --convert=<folder"
     for _ in range(2):  # nothing is left behind that would be taken for the data set
         with pytest.raises(DatasetError, match=message):
             create_dataset(make_config("ReLLa", name))
@@ -129,3 +131,31 @@ def test_several_processes_do_not_download(monkeypatch):
 def test_an_unknown_name(tmp_path):
     with pytest.raises(DatasetError, match="found no such folder, and RecBole's download failed .ValueError: Neither .*"):
         create_dataset(make_config("ReLLa", "nothing-of-that-name", config_dict=GENERIC))
+
+
+def test_half_a_download_is_removed(monkeypatch, tmp_path):
+    """A full disk while files are unpacked: the next run must not take what is there for the data set."""
+    from recbole.data.dataset import Dataset
+
+    def download(self):
+        write_atomic_files(tmp_path / "dataset", "ml-1m", plain_rows())
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Dataset, "_download", download)
+    with pytest.raises(DatasetError, match="RecBole's download failed .OSError: No space left on device"):
+        RowDataset(make_config("ReLLa", "ml-1m"))
+    assert not (tmp_path / "dataset" / "ml-1m").exists()
+
+
+def test_recbole_reads_its_own_data_sets_as_before(tmp_path):
+    """What our data sets are given is given for as long as they load, and to them alone."""
+    import recbole.data.dataset.dataset as recbole_dataset
+
+    write_atomic_files(tmp_path / "data", "plain", plain_rows())
+    config = make_config("ReLLa", "data/plain", config_dict=GENERIC)
+    RowDataset(config)
+    assert recbole_dataset.pd is pd and "open" not in vars(recbole_dataset)
+    (tmp_path / "data" / "plain" / "plain.inter").write_text("user_id:token\titem_id:token\trating:float_seq\nu\ti\tx\n")
+    with pytest.raises(DatasetError):
+        RowDataset(config)
+    assert recbole_dataset.pd is pd and "open" not in vars(recbole_dataset)

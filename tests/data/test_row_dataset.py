@@ -10,6 +10,7 @@ from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.data.same_rows import learns_from_labels, same_rows
 from recbole_rella.quick_start import make_config
 from recbole_rella.rows.fields import ROW_ID
+from recbole_rella.rows.history import NO_SPLIT, TRAIN
 from recbole_rella.rows.split import Split, SplitError
 
 
@@ -302,3 +303,36 @@ def test_documents_of_the_embedded_llm_are_of_the_pool(movies, monkeypatch):
     assert len(dataset.pool) == 50 and {row for row, _ in written} <= set(dataset.pool.tolist())
     rows, shown = dataset.rows, np.unique(np.concatenate([shown for _, shown in written]))
     assert np.isin(rows.split[shown], (TRAIN, NO_SPLIT)).all() and not np.isin(shown, dataset.pool).all()
+
+
+ORDERS = {
+    "by time": {},
+    "at random": {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"}},
+    "without times": {"history_shuffle_seed": 3},
+    "one of each": {"rm_dup_inter": "first"},
+    "the last of each": {"rm_dup_inter": "last"},
+}
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_rows_and_split_do_not_depend_on_the_order_of_the_lines(kind, movies):
+    """With rows that stand twice, and rows that contradict each other at one time."""
+    from pathlib import Path
+
+    name, tiny = movies
+    path = Path(tiny["data_path"]) / name / f"{name}.inter"
+    header, *lines = path.read_text().splitlines()
+    twice = [line.split("\t") for line in lines[::5]]
+    lines += lines[::7] + ["\t".join([user, item, str(6 - int(rating)), time]) for user, item, rating, time in twice]
+    found = []
+    for seed in range(3):
+        path.write_text("\n".join([header, *np.random.default_rng(seed).permutation(lines)]) + "\n")
+        split, dataset = make_split(name, tiny, train_shots=20, **ORDERS[kind])
+        rows = dataset.rows
+        tokens = [dataset.field2id_token[f][ids] for f, ids in (("user_id", rows.user), ("item_id", rows.item))]
+        found.append(
+            [*tokens, rows.time, rows.rating, rows.label, rows.split, split.train, split.valid, split.test, split.identity]
+        )
+    for other in found[1:]:
+        for a, b in zip(found[0], other):
+            np.testing.assert_array_equal(a, b)

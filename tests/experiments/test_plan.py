@@ -7,14 +7,14 @@ import pytest
 import torch
 import yaml
 
-from recbole_rella.config import properties_folder
 from recbole_rella.data.row_dataset import RowDataset
-from recbole_rella.experiments.plan import Run, make_entries, settings_of, variant_names, with_both_histories
+from recbole_rella.experiments.plan import Run, make_base, make_entries, settings_of, with_both_histories
 from recbole_rella.experiments.sweep import parse_sweep
-from recbole_rella.keys import ConfigError
+from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.quick_start import ModelError, load_data, make_config
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.rows.split import Split
+from recbole_rella.shipped import properties_folder, variant_files
 
 
 def settings(movies, model, **more):
@@ -78,7 +78,7 @@ def test_a_key_of_one_model_is_for_it_alone(movies, monkeypatch):
 
 
 def test_every_shipped_variant_is_an_entry():
-    names = variant_names()
+    names = variant_files()
     assert {"TALLRec", "zero_shot", "mixed", "retrieved_only"} <= set(names)
     for entry, path in zip(make_entries(sorted(names)), (names[n] for n in sorted(names))):
         assert entry.model == "ReLLa" and entry.own == yaml.safe_load(path.read_text()) and entry.is_rella
@@ -94,8 +94,11 @@ def test_a_variant_of_ones_own_and_of_another_model(tmp_path):
 @pytest.mark.parametrize(
     "names, message",
     [
-        (["Rella"], "expected a model of RecBole, an import path, a YAML file or one of .*TALLRec.* found 'Rella'"),
-        (["no.such.Model"], "import path of a class, found 'no.such.Model'"),
+        (
+            ["Rella"],
+            "expected a model of RecBole, ReLLa, the import path of a class, a YAML file or one of .*TALLRec.* found 'Rella'",
+        ),
+        (["no.such.Model"], "import path of a class, .* found 'no.such.Model'"),
         (["nowhere.yaml"], "expected a model or a YAML file, found 'nowhere.yaml', which does not exist"),
         (["FM", "SASRec"], "that learn from the labels of rows .* found SASRec"),
         (["FM", "FM"], "expected different models, found"),
@@ -138,13 +141,80 @@ def test_sweeps_are_read_as_yaml():
     for text in ("history_size", "history_size:", ":5", ""):
         with pytest.raises(ConfigError, match="expected key:value,value"):
             parse_sweep(text)
-    for key in ("min_history", "eval_args", "threshold"):
-        with pytest.raises(ConfigError, match="which decides on the rows"):
+    assert parse_sweep("learning_rate:1e-3,1e-2")[1] == [0.001, 0.01]
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_a_sweep_leaves_the_rows_as_they_are(made_before, movies):
+    """Whatever configurations this process made before."""
+    if made_before:
+        make_config("ReLLa", movies[0], None, movies[1])
+    for key in (*affecting("rows"), "eval_args", "threshold", "load_col", "user_inter_num_interval", "seed", "LABEL_FIELD"):
+        with pytest.raises(ConfigError, match=f"found {key}, which decides on the rows"):
             parse_sweep(f"{key}:1,2")
+    for key in (
+        "run_folder",
+        "resume_from",
+        "cache_dir",
+        "checkpoint_dir",
+        "data_path",
+        "show_progress",
+        "seeds",
+        "train_shots_for",
+    ):
+        with pytest.raises(ConfigError, match=f"found {key}, which changes no figure of a run"):
+            parse_sweep(f"{key}:1,2")
+    with pytest.raises(ConfigError, match="found DIN.epochs; leave the other models out"):
+        parse_sweep("DIN.epochs:1,2")
+    others = set(KEYS) - set(affecting("rows", "run"))
+    assert {"train_shots", "history_size", "llm", "eval_micro_tokens", "prompt_chat", "heterogeneity_field"} <= others
+    assert all(parse_sweep(f"{key}:1,2")[0] == key for key in others)
+
+
+def test_keys_of_one_run_have_no_place_among_several(movies):
+    name, tiny = movies
+    entries = make_entries(["ReLLa", "FM"])
+    for key in ("run_folder", "split_file"):
+        with pytest.raises(ConfigError, match=f"{key}: expected none where several runs are made"):
+            make_base(entries, name, None, {**tiny, key: "x"})
+    assert make_base(entries, name, None, {**tiny, "run_folder": None})["run_folder"] is None
+
+
+def test_what_changes_no_figure_makes_no_other_run(movies, monkeypatch):
+    name, tiny = movies
+    (rella,) = make_entries(["ReLLa"])
+
+    def run(**more):
+        base = make_config("ReLLa", name, None, {**tiny, **more})
+        return Run(rella, 1, None, settings_of(rella, base, 1, "split.npz")).name
+
+    first = run()
+    same = {"cache_dir": "elsewhere", "checkpoint_dir": "elsewhere", "checkpoint_minutes": 1, "show_progress": True, "worker": 1}
+    same |= {"state": "DEBUG", "expected_counts": {"users": 3}, "allow_changed": ["rows"], "train_shots_for": "all"}
+    for key, value in same.items():
+        assert run(**{key: value}) == first, key
+    others = {"lora_r": 3, "eval_micro_tokens": 900, "prompt_noun": "film", "heterogeneity_field": "class", "learning_rate": 0.5}
+    for key, value in others.items():
+        assert run(**{key: value}) != first, key
+    monkeypatch.setattr("recbole_rella.experiments.plan.version", lambda: "another")
+    assert run() != first
+
+
+def test_a_run_is_another_where_its_chat_template_is(movies):
+    name, tiny = movies
+    (rella,) = make_entries(["ReLLa"])
+    chat = Path("chat.jinja")
+
+    def run(text):
+        chat.write_text(text)
+        base = make_config("ReLLa", name, None, {**tiny, "prompt_chat": str(chat)})
+        return Run(rella, 1, None, settings_of(rella, base, 1, "split.npz")).name
+
+    assert run("{{ messages }}") == run("{{ messages }}") != run("{{ messages[0] }}")
 
 
 def test_variants_name_only_keys_that_exist(movies):
     name, tiny = movies
-    for path in variant_names().values():
+    for path in variant_files().values():
         make_config("ReLLa", name, [str(path)], tiny)
-    assert Path(variant_names()["TALLRec"]).read_text().count("recent") >= 2
+    assert Path(variant_files()["TALLRec"]).read_text().count("recent") >= 2

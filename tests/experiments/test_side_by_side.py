@@ -181,10 +181,14 @@ def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_table(movies):
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("train_shots_for", "both", "train_shots_for: expected ReLLa or all, found 'both'"),
+        ("train_shots_for", "both", "train_shots_for: expected one of ReLLa, all, found 'both'"),
         ("history_sise", 3, "history_sise: there is no such key; the nearest valid one is history_size"),
         ("TALLRec.lora_s", 3, "lora_s: there is no such key; the nearest valid one is lora_r"),
-        ("DINN.epochs", 3, "DINN.epochs: expected the name of a compared model before the dot, one of .*'FM'"),
+        (
+            "DINN.epochs",
+            3,
+            "DINN.epochs: expected the name of a compared model \\(FM, ReLLa, TALLRec\\) before the dot, found DINN",
+        ),
         ("eval_args", {"mode": "uni10"}, "eval_args: expected the mode labeled"),
         ("train_neg_sample_args", {"distribution": "uniform", "sample_num": 1}, "train_neg_sample_args: expected none"),
     ],

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from recbole_rella import run_recbole_rella
-from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, load_adapter, save_adapter
+from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, automatic_dtype, load_adapter, save_adapter
 from recbole_rella.llm.scoring import answer_logits
 from recbole_rella.serving.export import Export
 
@@ -139,6 +139,16 @@ def test_dtype(llms):
     assert half.model.dtype == torch.bfloat16
     lora = [p for n, p in add_lora(half.model, 4, 8, 0.0, ["q_proj"]).named_parameters() if "lora_" in n]
     assert all(p.dtype == torch.float32 for p in lora)
+
+
+@pytest.mark.parametrize("hardware_has_it", [True, False])
+def test_bfloat16_only_where_the_hardware_has_it(hardware_has_it, llms, monkeypatch):
+    """A T4 emulates it: PyTorch says that it is supported unless one asks for the hardware alone."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or hardware_has_it)
+    assert automatic_dtype(torch.device("cuda")) == (torch.bfloat16 if hardware_has_it else torch.float32)
+    assert Backbone(llms("llama"), "cuda").dtype == automatic_dtype(torch.device("cuda"))
+    assert Backbone(llms("llama"), "cuda", dtype="float16").dtype == torch.float16
+    assert automatic_dtype(torch.device("cpu")) == automatic_dtype(torch.device("mps")) == torch.float32
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

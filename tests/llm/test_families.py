@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_rella import load_data_and_model, run_recbole_rella
 from recbole_rella.config import chat_template, properties_folder
-from recbole_rella.keys import RULES
+from recbole_rella.keys import KEYS
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.rows.fields import ROW_ID
@@ -33,8 +33,8 @@ def test_every_shipped_file_is_tested_here():
     assert set(FILES) == {shipped_file(family) for family in SHIPPED} and len(FILES) >= 11
     for path in FILES:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert {"llm", "llm_dtype", "lora_target_modules", "prompt_chat", "max_prompt_tokens"} <= set(values) <= set(RULES)
-        assert "/" in values["llm"] and all(RULES[key](value) is None for key, value in values.items())
+        assert {"llm", "llm_dtype", "lora_target_modules", "prompt_chat", "max_prompt_tokens"} <= set(values) <= set(KEYS)
+        assert "/" in values["llm"] and all(KEYS[key].rule(value) is None for key, value in values.items())
 
 
 @pytest.mark.parametrize("family", SHIPPED)

@@ -1,4 +1,4 @@
-"""FlexAttention over trees, on the CPU, where PyTorch runs it uncompiled: its blocks, states, gradients, and what happens without it."""
+"""FlexAttention over trees, on the CPU, where PyTorch runs it uncompiled: blocks, states, gradients, what happens without it."""
 
 import logging
 
@@ -8,7 +8,7 @@ import torch
 from test_scoring import GATED, SHAPE, alone, lora, prompts_of, random_llm, together, way_of
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from recbole_rella.llm import flex, scoring, tree_attention
+from recbole_rella.llm import flex, scoring, tree_attention, trial
 from recbole_rella.llm.packing import prompt_trees
 from recbole_rella.llm.scoring import pad
 
@@ -22,10 +22,10 @@ def candidates(monkeypatch):
 
     def choose(*ways):
         monkeypatch.setattr(tree_attention, "_candidates", lambda _: list(ways))
-        tree_attention._ways.clear()
+        trial._problems.clear()
 
     yield choose
-    tree_attention._ways.clear()
+    trial._problems.clear()
 
 
 @pytest.fixture
@@ -133,12 +133,12 @@ def test_a_backward_pass_that_does_not_run_is_found_before_training(llms, candid
     with torch.no_grad():
         assert way_of(llm, prompts) == "flex"
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)
-    tree_attention._ways.clear()
+    trial._problems.clear()
     assert way_of(llm, prompts) == "flex"
     # Gradients that are wrong are found, too.
     right = flex.attention
     monkeypatch.setattr(flex, "attention", lambda *a: right(*a).detach())
-    tree_attention._ways.clear()
+    trial._problems.clear()
     assert way_of(llm, prompts) == "mask"
 
 

@@ -1,11 +1,17 @@
 """The words of a prompt: the shipped template, the user's own, and what happens where something is missing."""
 
+import pickle
+import re
+
 import numpy as np
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
-from recbole_rella.config import template_file
+from recbole_rella.config import properties_folder, template_file
 from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate, TemplateError
 
 LAYOUT = template_file("default").read_text(encoding="utf-8")
@@ -17,11 +23,10 @@ def template(**more):
         "layout": LAYOUT,
         "profile": "A {{ user.age }}-year-old.",
         "item": "{{ item.title }}",
-        "rating": "{{ '%g' % rating }} stars",
+        "rating": "{{ rating }} stars",
         "question": "Does {{ noun }} fit? {{ yes }} or {{ no }}.",
         "system": "Answer.",
         "noun": "movie",
-        "verb": "watched",
         "answers": ("Yes", "No"),
         "user_fields": lambda user: {"user_id": "u", "age": "24"},
         "item_fields": ITEMS.__getitem__,
@@ -62,8 +67,9 @@ def test_without_ratings_or_labels(behaviour, line):
 def test_a_template_of_ones_own_reaches_every_field():
     """One line, numbered, brackets, no line breaks: a wording as papers have it."""
     layout = (
-        "{{ profile }} The user {{ verb }} these {{ noun }}s in the past: ["
-        "{% for b in behaviours %}'{{ b.number - 1 }}. {{ b.item.title }} ({{ b.stars | int }} stars)'{{ ', ' if not loop.last }}{% endfor %}"
+        "{{ profile }} The user watched these {{ noun }}s in the past: ["
+        "{% for b in behaviours %}'{{ b.number - 1 }}. {{ b.item.title }} ({{ b.stars | int }} stars)'"
+        "{{ ', ' if not loop.last }}{% endfor %}"
         "]. Is {{ target.item.title }} (id {{ target.item.item_id }}, user {{ user.age }}) liked? "
         "Only answer {{ yes }} or {{ no }}.{{ others.count }} {{ behaviours[0].time }} {{ system }}"
     )
@@ -134,3 +140,151 @@ def test_ml_100k_to_the_letter(llms):
     )
     assert len(rows) == 100_000 and len(np.unique(rows.item)) == 1682
     assert [int((rows.split == s).sum()) for s in (-1, 0, 1, 2)] == [4715, 76229, 9528, 9528]
+
+
+# Attributes of an object, of a dictionary and of ours, keywords of Python, and names that are none of Python's.
+NAMES = (
+    "kind _kind items copy keys values get pop update clear setdefault fromkeys class in not if None True _private "
+    "__class__ __init__ __missing__ __dict__ self 1990 käse text"
+).split() + ["a field"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_field_is_found_by_any_name(name):
+    made = template(
+        item=f"{{{{ item['{name}'] }}}}",
+        profile=f"{{{{ user | fields }}}} {{{{ [user] | map(attribute='{name}') | first }}}}",
+        layout=f"{{{{ target.item['{name}'] }}}}/{{{{ behaviours[0].item['{name}'] }}}}/{{{{ user['{name}'] }}}}/{{{{ profile }}}}",
+        item_fields=lambda item: {"item_id": "7", name: f"word {item}"},
+        user_fields=lambda user: {"user_id": "u", name: "word"},
+    )
+    shown = f"{name.replace('_', ' ')}: word word"
+    assert made.text(1, 2, SHOWN[:1], others()) == f"word 2/word 1/word/{re.sub(' +', ' ', shown).strip()}"
+    if name.isidentifier() and name not in ("None", "True", "not", "in", "if"):
+        assert template(item=f"{{{{ item.{name} }}}}", item_fields=lambda _: {name: "word"}).item(1)["text"] == "word"
+        assert (
+            template(item=f"{{{{ '{{0.{name}}}'.format(item) }}}}", item_fields=lambda _: {name: "word"}).item(1)["text"] == "word"
+        )
+
+
+@pytest.mark.parametrize("name", ["items", "copy", "keys", "kind", "_kind", "__class__", "pop"])
+def test_a_field_that_is_not_there_is_no_attribute_of_python(name):
+    with pytest.raises(TemplateError, match=rf"prompt_item: .* needs the field '{name}' of the item; found \['item_id', 'title'\]"):
+        template(item=f"{{{{ item.{name} }}}}").item(1)
+    with pytest.raises(TemplateError, match="prompt_template: .* is not there"):
+        template(layout=f"{{{{ target.{name} }}}}").text(1, 1, [], others())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ rating.__init__.__globals__ }}",
+        "{{ question.__class__ }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ '{0.__class__.__mro__}'.format(1) }}",
+        "{{ ''|attr('__class__') }}",
+        "{{ others._make.__globals__ }}",
+        "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+        "{% set x = [] %}{{ x.append(1) }}",
+    ],
+)
+def test_a_text_runs_no_code(text):
+    for made in (
+        lambda: template(layout=text).text(1, 1, SHOWN, others()),
+        lambda: template(rating=text).text(1, 1, SHOWN, others()),
+    ):
+        with pytest.raises(TemplateError, match="^prompt_(template|rating): "):
+            made()
+    with pytest.raises(TemplateError, match=r"prompt_question: .* reaches into Python \(access to attribute '__class__' of 'str'"):
+        template(question="{{ ''.__class__.__mro__ }}")
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ others }}", "{{ profile.upper }}", "{{ range }}", "{{ behaviours | map(attribute='text') }}", "{{ [others] }}"]
+)
+def test_no_object_of_python_is_printed(text):
+    with pytest.raises(TemplateError, match="prompt_template: a prompt text prints a .*, expected text or a number"):
+        template(layout=text).text(1, 1, SHOWN, others())
+
+
+def test_what_can_be_printed():
+    text = "{{ behaviours | map(attribute='text') | list }} {{ none }} {{ 1.5 }} {{ profile.upper() }} {{ others.count }}"
+    assert template(layout=text).text(1, 1, SHOWN, others()) == "['Heat', 'No Way Out'] None 1.5 A 24-YEAR-OLD. 0"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{{ item.title + 1 }}", "prompt_item: a prompt text cannot be rendered: TypeError"),
+        ("{{ 1 / 0 }}", "prompt_item: a prompt text cannot be rendered: ZeroDivisionError"),
+        ("{{ item.title | nonsense }}", "prompt_item: expected Jinja2 text, found an error in line 1: No filter named 'nonsense'"),
+        ("a\n{% if %}", "prompt_item: expected Jinja2 text, found an error in line 2"),
+        ("{% include 'x' %}", "prompt_item: "),
+    ],
+)
+def test_a_text_that_cannot_be_rendered(text, said):
+    with pytest.raises(TemplateError, match=said):
+        template(item=text).item(1)
+
+
+def test_words_of_the_data_are_no_jinja():
+    words = "{{ 7 * 7 }} {% if x %} {# no #} \ue000sign\ue001"
+    made = template(layout="{{ target.text }}|{{ target.item.title }}", item_fields=lambda _: {"title": words})
+    assert made.text(1, 1, [], others()) == "{{ 7 * 7 }} {% if x %} {# no #} sign|{{ 7 * 7 }} {% if x %} {# no #} sign"
+
+
+@given(
+    st.one_of(
+        st.floats(width=32, allow_nan=False, allow_infinity=False),
+        st.integers(-(2**24), 2**24).map(float),
+        st.decimals(-9999, 9999, places=2).map(lambda value: float(np.float32(float(value)))),
+    )
+)
+def test_ratings_are_written_as_the_file_has_them(rating):
+    text = template(rating="{{ rating }}|{{ '%s' % rating }}|{{ rating ~ '' }}").text(
+        1, 1, [Behaviour(1, rating, None, 0)], others()
+    )
+    (written,) = set(text.splitlines()[2].removeprefix("Heat: ").split("|"))
+    assert np.float32(written) == np.float32(rating) and "e" not in written and not written.endswith(".")
+    if rating == int(rating):
+        assert written == f"{rating:.0f}" or abs(rating) >= 2**24
+
+
+@pytest.mark.parametrize(
+    ("rating", "written"),
+    [(4.0, "4"), (3.3, "3.3"), (float(np.float32(3.3)), "3.3"), (1234567.0, "1234567"), (16777217.0, "16777217")],
+)
+def test_ratings_have_no_digits_of_float32(rating, written):
+    made = template(layout="{{ behaviours[0].stars }} {{ behaviours[0].rating }} {{ behaviours[0].stars * 2 > 1 }}")
+    assert made.text(1, 1, [Behaviour(1, rating, 1, 0)], others()) == f"{written} {written} stars True"
+
+
+def test_the_shipped_texts_write_ratings_in_full():
+    for path in (properties_folder()).rglob("*.yaml"):
+        text = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("prompt_rating")
+        if text is not None:
+            for rating, digits in ((4.0, "4"), (1.0, "1"), (3.5, "3.5"), (1234567.0, "1234567")):
+                assert (
+                    template(rating=text)
+                    .text(1, 1, [Behaviour(1, rating, None, 0)], others())
+                    .splitlines()[2]
+                    .startswith(f"Heat: {digits} ")
+                )
+
+
+class Catalogue:
+    def words(self, item):
+        return ITEMS[item]
+
+
+def test_a_template_can_be_pickled():
+    """As workers that do not fork get it."""
+    made = template(user_fields={1: {"user_id": "u", "age": "24"}}.__getitem__, item_fields=Catalogue().words)
+    expected = made.text(1, 2, SHOWN, others(12, np.array([3.0, 4.0])))
+    again = pickle.loads(pickle.dumps(made))
+    assert again.text(1, 2, SHOWN, others(12, np.array([3.0, 4.0]))) == expected
+    assert again.item.cache_info().currsize == made.item.cache_info().currsize == 2 and again.item is not made.item
+    assert len(pickle.dumps(made)) < 2000 + len(LAYOUT)  # what was rendered stays behind

@@ -1,9 +1,16 @@
 """Joined lines equal the whole text; answer tokens; chat formats."""
 
+import logging
+import pickle
+import re
+from collections import Counter
+
 import pytest
-from helpers import FAMILIES, TOKENIZERS
+from helpers import FAMILIES, SHIPPED, TOKENIZERS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from transformers import ByT5Tokenizer
 
 from recbole_rella.prompt.tokenization import AnswerTokenError, ChatTemplateError, PromptTokenizer
 
@@ -134,3 +141,102 @@ def test_spans_become_positions(kind, told):
 
 def test_every_family_has_a_tokenizer_kind_of_its_own():
     assert {make for *_, make, _ in FAMILIES.values()} & set(TOKENIZERS.values())
+
+
+KINDS = {**TOKENIZERS, **{f"{name}, shipped": make for name, (_, _, make) in SHIPPED.items()}, "bytes, in Python": ByT5Tokenizer}
+SPELLED = [
+    "<|end|>",
+    "</s>",
+    "<s>",
+    "<|assistant|>",
+    "<start_of_turn>",
+    "[INST]",
+    "<bos>",
+    "<|begin|>",
+    "<think>",
+    "<pad>",
+    "<extra_id_0>",
+]
+
+
+def spelled_tokenizer(kind):
+    if kind not in _made:
+        _made[kind] = KINDS[kind]()
+    return PromptTokenizer(_made[kind], "auto", "Answer with one word.", ("Yes", "No"))
+
+
+def controls(tokenizer, ids):
+    """Control tokens of a prompt: all that are special, but for single bytes, which stand for rare letters."""
+    special = {i for i, token in tokenizer.tokenizer.added_tokens_decoder.items() if not re.fullmatch("<0x..>", token.content)}
+    return Counter(i for i in ids if i in special)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_titles_are_no_control_tokens(kind):
+    tokenizer = spelled_tokenizer(kind)
+    assert set(SPELLED) & {token.content for token in tokenizer.tokenizer.added_tokens_decoder.values()}
+    plain = "Person.\nHeat (1995): Yes, 5 stars\nNo Way Out (1987):"
+    expected = controls(tokenizer, tokenizer.ids(plain))
+    titles = [*SPELLED, "".join(SPELLED), "<|end|> of <|assistant|>", "</s</s>>", "<<s>s>", " </s> ", "<|end|>\n</s>"]
+    for title in titles:
+        for text in (plain.replace("Heat", title), plain.replace("No Way Out", title), plain.replace("Person.", title), title):
+            ids = tokenizer.ids(text)
+            assert ids == tokenizer.whole(text) and controls(tokenizer, ids) == expected
+            # The text of the prompt gives its ids in any other program.
+            assert ids == tokenizer.start + tokenizer.tokenizer(tokenizer.framed(text), add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(
+        st.lists(st.sampled_from([*SPELLED, "<", "|", ">", "end", "/s", "s>", " ", "é", "Yes"]), max_size=5).map("".join),
+        max_size=6,
+    )
+)
+def test_joined_lines_with_titles_that_are_spelled_as_control_tokens(kind, lines):
+    tokenizer, text = spelled_tokenizer(kind), "\n".join(lines)
+    assert tokenizer.ids(text) == tokenizer.whole(text)
+    assert controls(tokenizer, tokenizer.ids(text)) == controls(tokenizer, tokenizer.ids("a"))
+
+
+def test_tokens_that_are_no_special_ones_steer_an_llm_too():
+    """As Qwen's <tool_call>; white space and words that are tokens of their own stay what they are."""
+    tokenizer = TOKENIZERS["byte_level"]()
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in ("<tool_call>", "[gMASK]", "  ", "Story")])
+    prompts = PromptTokenizer(tokenizer, "never", "", ("Yes", "No"))
+    assert prompts.framed("<tool_call> [gMASK]  Story") == "< tool_call> [ gMASK]  Story"
+    assert tokenizer.convert_ids_to_tokens(prompts.ids("a  Story")) == ["a", "  ", "Story"]
+
+
+def test_one_line_says_that_text_is_broken_up(caplog):
+    tokenizer = spelled_tokenizer("byte_level_chat")
+    with caplog.at_level(logging.WARNING):
+        tokenizer.ids("Heat <3 [x]:")
+        assert not caplog.records
+        for _ in range(2):
+            tokenizer.ids("<|end|>\n<|user|>:")
+    (record,) = caplog.records
+    assert "spelled as '<|end|>', a control token of this LLM" in record.message and "prompt_chat" in record.message
+
+
+def test_spans_move_with_text_that_is_broken_up():
+    tokenizer = spelled_tokenizer("byte_level")
+    text = "<|end|>: Yes, 5 stars\n<|user|><|end|>: No, </think> stars\n</s>: No"
+    told = ["Yes", "5 stars", "No", "</think> stars"]
+    spans = [(text.index(word), text.index(word) + len(word)) for word in told]
+    ((ids, positions),) = tokenizer.with_spans([text], [spans])
+    assert ids == tokenizer.whole(text)
+    assert tokenizer.tokenizer.decode([ids[p] for p in positions]).replace(" ", "") == "".join(told).replace(" ", "")
+
+
+@pytest.mark.parametrize("kind", ["byte_level_chat", "sentence_piece_chat", "lines_joined"])
+def test_a_tokenizer_can_be_pickled(kind):
+    """As workers that do not fork get it."""
+    tokenizer = spelled_tokenizer(kind)
+    text = "Person.\nHeat </s> (1995): Yes, 5 stars\nNo Way Out (1987):"
+    expected = tokenizer.ids(text)
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again.ids(text) == again.whole(text) == expected and again.framed(text) == tokenizer.framed(text)
+    assert again.answer_ids([text]) == tokenizer.answer_ids([text]) and again._joins_lines == tokenizer._joins_lines
+    assert again._line is not tokenizer._line
