@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pandas as pd
+import pytest
 import torch
+from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_squared_error, roc_auc_score
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     FalconConfig,
@@ -312,3 +315,31 @@ def rewrite(settings, name, suffix, change):
     """Change the text of an atomic file."""
     path = Path(settings["data_path"]) / name / f"{name}.{suffix}"
     path.write_text(change(path.read_text()))
+
+
+METRICS = {
+    "auc": roc_auc_score,
+    "logloss": log_loss,
+    "mae": mean_absolute_error,
+    "rmse": lambda label, score: mean_squared_error(label, score) ** 0.5,
+    "accuracy": lambda label, score: accuracy_score(label, score > 0.5),
+}
+
+
+def written_predictions(result, folder="saved", decimals=4):
+    """The test predictions of the one run in a folder, of which scikit-learn gives the metrics that the run returned.
+
+    Args:
+        result (dict): of `run_recbole_rella`, with metrics of `METRICS` and perhaps UAUC.
+        folder (str or pathlib.Path): where runs are written.
+        decimals (int): metric_decimal_place.
+
+    Returns:
+        pandas.DataFrame: a row of the test split each.
+    """
+    (path,) = Path(folder).glob("*/test_predictions.csv")
+    table = pd.read_csv(path, dtype={"user_id": str, "item_id": str})
+    found = {name: value for name, value in result["test_result"].items() if name != "uauc"}
+    expected = {name: METRICS[name](table["label"], table["score"]) for name in found}
+    assert found and found == pytest.approx(expected, abs=10**-decimals)
+    return table

@@ -122,9 +122,9 @@ def test_the_wheel_holds_the_properties(tmp_path):
     wanted = {
         f"recbole_rella/properties/{p.relative_to(root / 'properties').as_posix()}"
         for p in (root / "properties").rglob("*")
-        if p.is_file() and p.suffix in (".yaml", ".jinja")
+        if p.is_file()
     }
-    assert wanted and wanted <= names
+    assert {Path(name).suffix for name in wanted} == {".yaml", ".jinja", ".hyper"} and wanted <= names
     assert {f"recbole_rella/{room(path)}" for path in MODULES} <= names
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import FAMILIES, TINY, write_atomic_files
+from helpers import FAMILIES, write_atomic_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils import get_trainer, init_seed
 from sklearn.metrics import log_loss, roc_auc_score
 from transformers import AutoModelForCausalLM
 
@@ -323,11 +323,3 @@ def test_law_9_same_seed_same_scores(movies):
     for run in sorted(Path("saved").glob("ReLLa-*"), key=lambda p: (p / "metrics.json").stat().st_mtime_ns):
         scores.append(pd.read_csv(run / "test_predictions.csv", dtype=str))
     assert scores[0].equals(scores[1]) and scores[0].equals(scores[2]) and not scores[0]["score"].equals(scores[3]["score"])
-
-
-def test_tiny_configuration_is_valid():
-    """The tests' own overrides name keys that exist."""
-    from recbole_rella.keys import KEYS
-
-    assert {key for key in TINY if key.startswith(("mini_", "retrieval_", "prompt_"))} <= set(KEYS)
-    assert get_model("ReLLa").__name__ == "ReLLa"

@@ -1,6 +1,5 @@
 """A key over several values: one row a model and value, and how heterogeneous the shown behaviours are."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,4 +45,3 @@ def test_a_value_that_cannot_be_stops_before_any_run(movies, monkeypatch):
     monkeypatch.setattr(runs, "_start", lambda *_: pytest.fail("a run was started"))
     with pytest.raises(ConfigError, match="history_size: expected an integer of at least 1, found 0"):
         run_sweep("history_size:3,0", ["ReLLa"], name, None, tiny)
-    assert sys.argv == ["test"]

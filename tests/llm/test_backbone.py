@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import FAMILIES, MIXTURES, write_llm
+from helpers import FAMILIES, MIXTURES, write_llm, written_predictions
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from recbole_rella import load_data_and_model, run_recbole_rella
 from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, automatic_dtype, load_adapter, save_adapter
 from recbole_rella.llm.scoring import answer_logits
+from recbole_rella.serving.export import Export
 
 
 def adapted(path, targets, **more):
@@ -44,12 +45,27 @@ def test_saved_adapters_load_into_plain_peft_and_into_ours(family, llms, tmp_pat
     assert settings["r"] == 4 and settings["bias"] == "none" and settings["base_model_name_or_path"] == llms(family)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_runs_from_end_to_end(family, movies, llms):
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "falcon"])
+def test_a_run_that_retrieves_by_the_llm_scores_as_plain_peft(family, movies, llms):
+    """Families of other attention modules than those of properties/llm, which tests/llm/test_families.py runs."""
     name, tiny = movies
     settings = {**tiny, "llm": llms(family), "lora_target_modules": FAMILIES[family][-1], "retrieval_encoder": "llm", "epochs": 2}
-    result = run_recbole_rella("ReLLa", name, config_dict=settings)
-    assert 0 < result["test_result"]["auc"] < 1 and np.isfinite(result["test_result"]["logloss"])
+    result = run_recbole_rella("ReLLa", name, config_dict={**settings, "learning_rate": 0.02, "train_shots": 60})
+    table = written_predictions(result)
+    (run,) = Path("saved").iterdir()
+    Export(run).write_prompts("prompts.jsonl")
+    records = [json.loads(line) for line in Path("prompts.jsonl").read_text().splitlines()]
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(llms(family), dtype=torch.float32), run / "adapter"
+    ).eval()
+    scores = []
+    for record in records:
+        answers = [record["answers"][answer]["token_id"] for answer in ("yes", "no")]
+        with torch.no_grad():
+            logits = plain(torch.tensor([record["prompt_token_ids"]])).logits[0, -1, answers]
+        scores.append(torch.softmax(logits, -1)[0].item())
+    assert np.ptp(scores) > 1e-3 and [record["row_id"] for record in records] == table["row_id"].tolist()
+    np.testing.assert_allclose(table["score"], scores, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["gpt-oss", "qwen3-moe"])
