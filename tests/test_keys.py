@@ -258,7 +258,7 @@ def home(tmp_path, monkeypatch, llms):
 def test_home_is_understood_in_every_path(movies, home):
     name, tiny = movies
     (home / "run").mkdir()
-    (home / "run" / "config.yaml").write_text("")
+    (home / "run" / "config.yaml").write_text("model: ReLLa\ndataset: movies\n")
     (home / "data").symlink_to(tiny["data_path"])
     (home / "own.jinja").write_text("{{ target.text }}")
     values = {
