@@ -11,8 +11,7 @@ from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_rella.atomic.errors import DatasetError
-from recbole_rella.atomic.reading import plural
+from recbole_rella.atomic.errors import DatasetError, plural
 from recbole_rella.config import ROWS_CHOSEN_BY
 from recbole_rella.data.answers import Answers
 from recbole_rella.data.atomic_files import ReadsAtomicFiles
