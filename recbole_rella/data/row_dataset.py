@@ -2,7 +2,8 @@
 
 RecBole removes, rescales or rounds ratings and times while it prepares the data; they are copied before. Rows are
 numbered in the order (time, user, item, rating, label) after RecBole's filters, or in a random one where history_shuffle_seed
-is given: the row_id. It is what models that run side by side have in common, whatever RecBole's own data set of each does to the rows.
+is given: the row_id. It is what models that run side by side have in common, whatever RecBole's own data set of each does to
+the rows.
 """
 
 import numpy as np
