@@ -168,7 +168,7 @@ def test_no_time_field(movies, forbid):
     name, tiny = movies
     with pytest.raises(
         ValueError,
-        match=r"TIME_FIELD: expected a float field 'timestamp' in the .inter file, found user_id:token, item_id:token, rating:float\.",
+        match=r"TIME_FIELD: expected a float field 'timestamp' in the .inter file, found user_id:token, .* rating:float\.",
     ):
         build(name, tiny, load_col={"inter": ["user_id", "item_id", "rating"]})
 
@@ -187,7 +187,7 @@ def test_no_label(movies, forbid):
     name, tiny = movies
     with pytest.raises(
         ValueError,
-        match="LABEL_FIELD: expected a label in every row, found user_id:token, item_id:token, rating:float, timestamp:float; set threshold",
+        match="LABEL_FIELD: expected a label in every row, found user_id:token, .* timestamp:float; set threshold",
     ):
         build(name, without(tiny, "threshold"))
 
