@@ -51,8 +51,10 @@ def test_the_folder_on_the_command_line(tmp_path, monkeypatch):
         "--threshold={'rating': 4}",
         "--epochs=1",
         "--show_progress=False",
+        "--metrics=['AUC']",
+        "--valid_metric=AUC",
     ]
-    monkeypatch.setattr(sys, "argv", ["run", *arguments, "--metrics=['AUC']", "--valid_metric=AUC"])
+    monkeypatch.setattr(sys, "argv", ["run", *arguments])
     result = command_line.main(arguments)
     monkeypatch.setattr(sys, "argv", ["run"])
     own = {**GENERIC, "data_path": "data", "load_col": None, "metrics": ["AUC"], "valid_metric": "AUC"}
