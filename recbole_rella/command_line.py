@@ -196,7 +196,7 @@ def _start_processes(command):
     if flags.nproc > 1 and processes.count() == 1:
         processes.launch(flags.nproc, flags.world_size, flags.group_offset, flags.ip, flags.port)
     if processes.count() > 1 and command.way != "run":
-        found = flags.model if command.way == "compare" else command.way
+        found = flags.model if command.way == "compare" and flags.model else arguments.WAYS[command.way][0]
         raise CommandError(f"Expected one run of one model with several processes, found {found}: start this command without them.")
 
 

@@ -48,12 +48,12 @@ def find_model(name):
         with anomaly_detection_kept():
             return getattr(importlib.import_module(module), cls) if dot else get_model(name)
     except (ImportError, AttributeError, ValueError) as error:
-        nearest = difflib.get_close_matches(name, model_names(), n=1)
+        nearest = difflib.get_close_matches(name, {*model_names(), *variant_files()} - {name}, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         shipped = ", ".join(sorted(variant_files()))
         raise ModelError(
-            f"model: expected a model of RecBole, ReLLa, the import path of a class, a YAML file or one of {shipped}; "
-            f"found {name!r}{hint or (f' ({error}).' if dot else '.')}"
+            f"model: expected a model of RecBole, ReLLa or the import path of a class (side by side, also a YAML file or one of "
+            f"{shipped}), found {name!r}{hint or (f' ({error}).' if dot else '.')}"
         ) from error
 
 

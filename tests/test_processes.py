@@ -167,7 +167,7 @@ def test_every_pass_is_made_once_and_nobody_waits_long(sizes, count, in_step):
     [
         (["--model=ReLLa,FM"], "Expected one run of one model with several processes, found ReLLa,FM"),
         (["--model=TALLRec"], "found TALLRec"),
-        (["--sweep=history_size:5"], "found \\['sweep'\\]"),
+        (["--sweep=history_size:5"], "found --sweep"),
         (["--model=FM", "--dataset=ml-100k"], "model: expected ReLLa with several processes, found FM"),
     ],
 )

@@ -95,8 +95,8 @@ class ReadsAtomicFiles:
         for suffix in suffixes:
             file = AtomicFile(folder / f"{token}.{suffix}", separator, encoding)
             self._check_columns(file, suffix.rpartition(".")[2])
-            files[str(file.path)] = file
-        self._check_same_columns([files[str(folder / f"{token}.{suffix}")] for suffix in inter])
+            files[file.path] = file
+        self._check_same_columns([files[folder / f"{token}.{suffix}"] for suffix in inter])
         return files
 
     def _check_load_col(self):
@@ -199,7 +199,7 @@ class ReadsAtomicFiles:
             name = file.path.name
             if file.num_short:
                 self.account.odd(
-                    f"{plural(file.num_short, 'line')} of {name} have fewer cells than its header (line "
+                    f"Fewer cells than the header in {plural(file.num_short, 'line')} of {name} (line "
                     f"{and_more(file.short, file.num_short)}): what is missing has no value."
                 )
             if file.unquoted:
@@ -210,7 +210,7 @@ class ReadsAtomicFiles:
 
     def _load_feat(self, filepath, source):
         suffix = getattr(source, "value", source)
-        file, names = self._files[str(filepath)], self._names[suffix]
+        file, names = self._files[Path(filepath)], self._names[suffix]
         with _given_to_recbole(file, [f"{names.get(name, name)}:{kind}" for name, kind in file.columns.items()]):
             try:
                 feat = super()._load_feat(filepath, source)
@@ -230,11 +230,11 @@ class ReadsAtomicFiles:
         missing = feat[ids].isna().any(axis=1).to_numpy()
         lines = and_more(file.line(np.flatnonzero(missing)[:NAMED]), missing.sum())
         if missing.any():
-            reason = f"without a {' or '.join(ids)} (empty, or a word that stands for nothing, as NA or null: line {lines})"
+            reason = f"without {' or '.join(ids)} (empty, or a word that stands for nothing, as NA or null: line {lines})"
             if suffix == "inter":
                 self.account.lost(int(missing.sum()), reason)
             else:
-                self.account.odd(f"{plural(int(missing.sum()), 'line')} of {file.path.name} {reason} are left out.")
+                self.account.odd(f"Left out of {file.path.name}: {plural(int(missing.sum()), 'line')} {reason}.")
             feat = feat[~missing]
         if suffix == "inter":
             self.account.rows_of(file.path.name, len(missing))
@@ -244,7 +244,7 @@ class ReadsAtomicFiles:
             if len(twice):
                 first = [f"{feat[ids[0]].iloc[place]} in line {file.line([feat.index[place]])[0]}" for place in twice[:NAMED]]
                 self.account.odd(
-                    f"{plural(len(twice), 'line')} of {file.path.name} repeat the {ids[0]} of an earlier line, which stays "
+                    f"The {ids[0]} of an earlier line, which stays, in {plural(len(twice), 'line')} of {file.path.name} "
                     f"({and_more(first, len(twice))})."
                 )
         return feat

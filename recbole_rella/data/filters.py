@@ -28,6 +28,14 @@ class CountsFilteredRows:
     # Where the rows that are left stood when they were loaded, as RecBole's filters leave them; None: all are left.
     _kept_places = None
 
+    def _say_unused_filters(self):
+        """RecBole filters no rows that come in parts."""
+        defaults = {"user_inter_num_interval": "[0,inf)", "item_inter_num_interval": "[0,inf)"}
+        keys = ("rm_dup_inter", "val_interval", "filter_inter_by_user_or_item", *defaults)
+        unused = [key for key in keys if self.config[key] not in (None, False, {}, defaults.get(key))]
+        if self.benchmark_filename_list is not None and unused:
+            self.account.odd(f"With benchmark_filename rows are not filtered: {', '.join(unused)} have no effect.")
+
     def rows_in_file(self, mask):
         """Where rows stood when they were loaded.
 
@@ -140,9 +148,9 @@ class CountsFilteredRows:
         if len(unlisted):
             self._check_written_alike(kind, field, tokens[unlisted], tokens[listed], not (in_rows & listed).any())
             self.account.odd(
-                f"{len(unlisted)} of {int(in_rows.sum())} {kind}s in the rows have no line in the .{kind} file; their rows are "
-                f"kept, and they are shown by their id ({and_more(tokens[unlisted], len(unlisted))}). "
-                "filter_inter_by_user_or_item: True leaves them out."
+                f"No line in the .{kind} file for {len(unlisted)} of {int(in_rows.sum())} {kind}s in the rows "
+                f"({and_more(tokens[unlisted], len(unlisted))}): their rows are kept, and they are shown by their id "
+                "(filter_inter_by_user_or_item: True leaves them out)."
             )
 
     def _check_ids_are_alike(self):

@@ -70,6 +70,7 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
         self.inter_feat = _Columns(self.inter_feat.interaction)
 
     def _data_processing(self):
+        self._say_unused_filters()
         super()._data_processing()
         if self.rows.label is not None:
             # As the file has them: RecBole's normalize_all makes 1 of a column that is 0 throughout.
@@ -119,8 +120,8 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
         repeated, other = (int(mask.sum()) for mask in repeats(columns, answers))
         if repeated:
             self.account.odd(
-                f"{plural(repeated, 'row')} repeat an earlier row of the same user, item and time, whose answer their prompt may "
-                f"show{f'; {other} of them contradict it' if other else ''} (rm_dup_inter: first keeps one of each)."
+                f"The user, item and time of an earlier row, whose answer their prompt may show, in {plural(repeated, 'row')}"
+                f"{f', of which {other} contradict it' if other else ''} (rm_dup_inter: first keeps one of each)."
             )
 
     def _drop_short_histories(self):

@@ -325,37 +325,37 @@ ODD = {
         inter("u2\t6\t3", "\t6\t3") | {"inter": INTER.replace("u2\t6\t3\t", "\t6\t3\t", 1).replace("u0\t2\t5\t", "u0\tNA\t5\t", 1)},
         {},
         58,
-        r"60 rows in shop.inter, 58 kept: 2 without a user_id or item_id \(empty, or .*: line 4, 6\)\.",
+        r"60 rows in shop.inter, 58 kept: 2 without user_id or item_id \(empty, or .*: line 4, 6\)\.",
     ),
     "lines of .item without an id": (
         item("4\tThing", "\tThing"),
         {},
         60,
-        r"1 line of shop.item without a item_id .*line 6\) are left out",
+        r"Left out of shop.item: 1 line without item_id .*line 6\)",
     ),
     "repeated items": (
         item("8\tThing 8", "4\tOther"),
         {},
         60,
-        r"1 line of shop.item repeat the item_id of an earlier line, which stays \(4 in line 10\)",
+        r"The item_id of an earlier line, which stays, in 1 line of shop.item \(4 in line 10\)",
     ),
     "short lines": (
         item("\t4.5", "") | {"item": ITEMS.replace("\t4.5", "")},
         {},
         60,
-        r"1 line of shop.item have fewer cells than its header \(line 6\)",
+        r"Fewer cells than the header in 1 line of shop.item \(line 6\)",
     ),
     "users and items without features": (
         UNLISTED,
         {},
         62,
-        r"62 kept\. 1 of 5 users .*\(u9\).* 1 of 11 items in the rows have no line in the .item file; .* are kept, .*\(77\)",
+        r"62 kept\. No line in the .user file for 1 of 5 users in the rows \(u9\): their rows are kept, .* 1 of 11 items .*\(77\)",
     ),
     "repeated rows": (
         inter("\t1001\n", "\t1001\nu1\t3\t2\t1001\nu1\t3\t5\t1001\n"),
         {},
         62,
-        "2 rows repeat an earlier row of the same user, item and time, .*; 1 of them contradict it",
+        "The user, item and time of an earlier row, .* in 2 rows, of which 1 contradict it",
     ),
     "equal times": ({**FILES, "inter": re.sub(r"\t1\d{3}\n", "\t1000\n", INTER)}, {}, 60, "All rows have the same timestamp"),
     "ratings that are tokens": (
@@ -532,3 +532,16 @@ def test_the_only_inter_file_is_read_with_a_word(caplog):
     assert "there is no mine.inter in data/mine; shop.inter is read, the only one there." in caplog.text.replace(
         str(Path.cwd()) + "/", ""
     )
+
+
+def test_filters_of_files_in_parts_are_said_to_do_nothing(caplog):
+    parts = {"benchmark_filename": ["train", "valid", "test"], "val_interval": {"rating": "[4,5]"}}
+    assert len(load({**FILES, **BENCHMARK}, **parts).rows) == 180
+    assert "With benchmark_filename rows are not filtered: val_interval have no effect." in said(caplog)[1]
+
+
+@pytest.mark.parametrize("data_path", ["./data", "data/", "./data//", "../{here}/data"])
+def test_data_paths_of_any_spelling(data_path):
+    load()
+    config = make_config("ReLLa", "shop", config_dict={**GENERIC, "data_path": data_path.format(here=Path.cwd().name)})
+    assert len(RowDataset(config).rows) == 60

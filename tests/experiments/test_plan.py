@@ -96,9 +96,10 @@ def test_a_variant_of_ones_own_and_of_another_model(tmp_path):
     [
         (
             ["Rella"],
-            "expected a model of RecBole, ReLLa, the import path of a class, a YAML file or one of .*TALLRec.* found 'Rella'",
+            "expected a model of RecBole, ReLLa or the import path of a class .*TALLRec.* found 'Rella'; did you mean ReLLa",
         ),
-        (["no.such.Model"], "import path of a class, .* found 'no.such.Model'"),
+        (["no.such.Model"], "import path of a class .* found 'no.such.Model'"),
+        (["TALLRek"], "found 'TALLRek'; did you mean TALLRec"),
         (["nowhere.yaml"], "expected a model or a YAML file, found 'nowhere.yaml', which does not exist"),
         (["FM", "SASRec"], "that learn from the labels of rows .* found SASRec"),
         (["FM", "FM"], "expected different models, found"),

@@ -236,6 +236,7 @@ def test_scores_of_bfloat16_have_the_digits_of_float32(family, llms):
     ours = scored(llm.to(torch.bfloat16), prompts).numpy()
     plain = torch.softmax(alone(llm, prompts, [YES, NO]), -1)[:, 0].numpy()
     assert len(np.unique(ours)) == len(np.unique(full)) == 2000 and len(np.unique(plain)) < 1700
+    assert together(llm, prompts[:9]).dtype == torch.float32  # what the training loss is made of
     labels = random.random(2000) < full
     assert abs(roc_auc_score(labels, ours) - roc_auc_score(labels, full)) < 1e-3 and np.abs(ours - full).max() < 0.05
     # To the last digit: hidden states in bfloat16, their products with the two rows of the head in float32.
