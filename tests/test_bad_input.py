@@ -166,10 +166,8 @@ def test_rating_absent_while_the_template_needs_it(movies, tmp_path, forbid):
 
 def test_no_time_field(movies, forbid):
     name, tiny = movies
-    with pytest.raises(
-        ValueError,
-        match=r"TIME_FIELD: expected a float field 'timestamp' in the .inter file, found user_id:token, item_id:token, rating:float\.",
-    ):
+    found = r"found user_id:token, item_id:token, rating:float\."
+    with pytest.raises(ValueError, match=f"TIME_FIELD: expected a float field 'timestamp' in the .inter file, {found}"):
         build(name, tiny, load_col={"inter": ["user_id", "item_id", "rating"]})
 
 
@@ -185,10 +183,8 @@ def test_missing_times_and_ratings(movies, forbid):
 
 def test_no_label(movies, forbid):
     name, tiny = movies
-    with pytest.raises(
-        ValueError,
-        match="LABEL_FIELD: expected a label in every row, found user_id:token, item_id:token, rating:float, timestamp:float; set threshold",
-    ):
+    found = "found user_id:token, item_id:token, rating:float, timestamp:float; set threshold"
+    with pytest.raises(ValueError, match=f"LABEL_FIELD: expected a label in every row, {found}"):
         build(name, without(tiny, "threshold"))
 
 
