@@ -35,8 +35,8 @@ def _scoring(record, name):
         "",
         f"`{record['command']}`. Random Llamas named by the parameters of their layers, {record['dtype'].removeprefix('torch.')}, "
         f"prompts of ml-100k's test rows as texts. This machine multiplies matrices at {record['matrix peak, GFLOP/s']:.0f} "
-        "GFLOP/s. Sharing is all tokens over those that are computed, of these rows and of a whole evaluation batch of 4,096: with less "
-        "sharing than these rows have, ours gains less. `slower` is how many times ours the seconds are.",
+        "GFLOP/s. Sharing is all tokens over those that are computed, of these rows and of a whole evaluation batch of 4,096: with "
+        "less sharing than these rows have, ours gains less. `slower` is how many times ours the seconds are.",
         "",
         _row("case", "rows", "tokens a row", "sharing", "candidate", "rows/s", "slower", "peak MiB", "score difference"),
         _row(*["---"] * 9),
