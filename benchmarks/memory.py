@@ -223,7 +223,8 @@ python -m benchmarks.memory
 ```
 
 GiB to tune with LoRA (rank {s.lora_r} on {targets}; float32 adapters, gradients and Adam states), micro-batches of
-`train_micro_tokens` tokens in prompts of {s.prompt_tokens}, activations in bfloat16. A GPU that is sold as 24 GB has {card:.1f} GiB.
+`train_micro_tokens` tokens in prompts of {s.prompt_tokens}, activations in bfloat16. A GPU that is sold as 24 GB has {card:.1f}
+GiB.
 
 {table}
 
@@ -234,8 +235,8 @@ what bitsandbytes 0.50.2 holds of a small Llama); *adapters* are 16 bytes a para
 intermediate size, n and r number and rank of LoRA's modules), 2h with it, and one layer; *working* are gradients of one layer, the
 mask of a tree of prompts, and a dequantized weight; *reserve* is a guess: CUDA's context, kernels, and memory that is in pieces.
 
-Against what autograd keeps on a CPU, in the code that tunes, for a Llama of {layers} layers and hidden size {hidden} ({tokens} tokens): the
-formula gives {plain:.1%} of what was measured without gradient checkpointing, {checkpointed:.1%} with it.
+Against what autograd keeps on a CPU, in the code that tunes, for a Llama of {layers} layers and hidden size {hidden} ({tokens}
+tokens): the formula gives {plain:.1%} of what was measured without gradient checkpointing, {checkpointed:.1%} with it.
 
 What to take from it:
 

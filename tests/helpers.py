@@ -31,7 +31,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 TEXTS = [
-    "This person is 23 years old, a woman, a doctor.\nDoes this person like the last movie of the list? Yes means 4 or 5 stars, No means fewer.",
+    "This person is 23 years old, a woman, a doctor.\n"
+    "Does this person like the last movie of the list? Yes means 4 or 5 stars, No means fewer.",
     "Comedy Story 1 (1990): Yes, 5 stars\nDrama Story 2 (1991): No, 1 star\nHorror Story 3 (1992): No, 2 stars\n",
     "The user watched Toy Story (1995) (4 stars). Answer: Yes or No? Yes\nNo\n",
     "user id: 17; age: 24\nitem id: 12; movie title: Toy Story; release year: 1995",

@@ -18,7 +18,8 @@ from benchmarks.speed import measure, page, reading, scoring, scoring_report, tr
 def work():
     lines = [f"Movie {i} ({1980 + i}): {1 + i % 5} stars\n" for i in range(12)]
     texts = [
-        f"Judge what this person likes.\nThis person is {30 + user} years old.\n{''.join(lines[: 3 + row])}Will the user like Film {row}, Yes or No?\nAnswer:"
+        f"Judge what this person likes.\nThis person is {30 + user} years old.\n{''.join(lines[: 3 + row])}"
+        f"Will the user like Film {row}, Yes or No?\nAnswer:"
         for user in range(3)
         for row in range(8)
     ]
@@ -33,6 +34,7 @@ def test_every_way_to_score_gives_the_same_scores(work):
         np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_way_to_tune_gives_the_same_losses(work):
     samples = training.Samples(work)
     expected = training.ours(work.llm, samples, 3, 8)
@@ -77,6 +79,7 @@ def test_curves_are_over_one_variable_each(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.slow
 def test_reading_is_measured_where_it_is_recboles_own(tmp_path, monkeypatch):
     """`measure` compares what both have read."""
     folder = tmp_path / "small"
@@ -97,6 +100,7 @@ def test_reading_is_measured_where_it_is_recboles_own(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_memory_of_a_call_is_what_it_takes():
     """Pages of the system, without an allocator that may have some at hand."""
 

@@ -191,6 +191,7 @@ def test_the_help_imports_nothing_of_recbole():
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
+@pytest.mark.slow
 def test_anothers_help_leaves_the_package_as_it_is():
     code = (
         "import sys; sys.argv = ['own.py', '--help']; import recbole_rella; from recbole.utils import get_model; get_model('ReLLa')"
@@ -281,6 +282,7 @@ def test_what_cannot_be_run_is_one_message(words, message, own, monkeypatch):
         command_line.main([*model, f"--dataset={own}", *files, *words])
 
 
+@pytest.mark.slow
 def test_the_script_says_it_without_a_traceback(own):
     done = script("--model=ReLLa", f"--dataset={own}", "--config_files=own.yaml", "--Rella.lora_r=4")
     assert done.returncode == 1 and "Traceback" not in done.stderr and "found Rella" in done.stderr

@@ -18,10 +18,10 @@ from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.model.context_aware_recommender.rella import ReLLa
 from recbole_rella.quick_start import load_data, make_config
 from recbole_rella.rows.fields import RETRIEVED
+from recbole_rella.run_folder import RunError
 from recbole_rella.trainer import ReLLaTrainer
 
 ROOT = Path(__file__).parents[1]
-from recbole_rella.run_folder import RunError
 
 
 def script(*arguments):

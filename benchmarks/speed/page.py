@@ -33,10 +33,10 @@ def _scoring(record, name):
     lines = [
         "## Scoring" + (" with long histories, against K and rows" if name == "scoring-sweep" else ""),
         "",
-        f"`{record['command']}`. Random Llamas named by the parameters of their layers, {record['dtype'].removeprefix('torch.')}, prompts of ml-100k's test rows as "
-        f"texts. This machine multiplies matrices at {record['matrix peak, GFLOP/s']:.0f} GFLOP/s. Sharing is all tokens over those that are "
-        "computed, of these rows and of a whole evaluation batch of 4,096: with less sharing than these rows have, ours gains less. "
-        "`slower` is how many times ours the seconds are.",
+        f"`{record['command']}`. Random Llamas named by the parameters of their layers, {record['dtype'].removeprefix('torch.')}, "
+        f"prompts of ml-100k's test rows as texts. This machine multiplies matrices at {record['matrix peak, GFLOP/s']:.0f} "
+        "GFLOP/s. Sharing is all tokens over those that are computed, of these rows and of a whole evaluation batch of 4,096: with "
+        "less sharing than these rows have, ours gains less. `slower` is how many times ours the seconds are.",
         "",
         _row("case", "rows", "tokens a row", "sharing", "candidate", "rows/s", "slower", "peak MiB", "score difference"),
         _row(*["---"] * 9),
@@ -69,8 +69,8 @@ def _training(record, _):
     lines = [
         "## Tuning",
         "",
-        f"The {record['shape']} LLM with LoRA (r 8, q_proj and v_proj), {record['steps']} steps of {record['samples a step']} samples, recent "
-        f"and retrieved mixed, {record['tokens a sample']:.0f} tokens each.",
+        f"The {record['shape']} LLM with LoRA (r 8, q_proj and v_proj), {record['steps']} steps of {record['samples a step']} "
+        f"samples, recent and retrieved mixed, {record['tokens a sample']:.0f} tokens each.",
         "",
         _row("candidate", "samples/s", "slower", "peak MiB", "largest difference of a step's loss"),
         _row(*["---"] * 5),
@@ -81,7 +81,8 @@ def _training(record, _):
     if "seconds of the first compiled step" in record:
         lines += [
             "",
-            f"The first compiled step, in which torch.compile works, took {record['seconds of the first compiled step']:.0f} seconds; it is not counted.",
+            "The first compiled step, in which torch.compile works, took "
+            f"{record['seconds of the first compiled step']:.0f} seconds; it is not counted.",
         ]
     return [*lines, ""]
 
@@ -91,10 +92,10 @@ def _reading(record, _):
     lines = [
         "## Reading",
         "",
-        f"`{record['command']}`: a data set of {record['rows']:,} rows ({record['data set']}; {record['users']:,} users, {record['items']:,} items, "
-        f"{record['files, MiB']:,.0f} MiB of files), from its atomic files to retrieved behaviours: {record['seconds']:.0f} seconds, and "
-        f"at most {record['peak_mib'] / 1024:.1f} GiB resident, libraries included. The rows asked have "
-        f"{record['mean history of the rows asked']:,.0f} behaviours on average.",
+        f"`{record['command']}`: a data set of {record['rows']:,} rows ({record['data set']}; {record['users']:,} users, "
+        f"{record['items']:,} items, {record['files, MiB']:,.0f} MiB of files), from its atomic files to retrieved behaviours: "
+        f"{record['seconds']:.0f} seconds, and at most {record['peak_mib'] / 1024:.1f} GiB resident, libraries included. "
+        f"The rows asked have {record['mean history of the rows asked']:,.0f} behaviours on average.",
         "",
         _row("stage", "seconds", "resident at most, MiB"),
         _row(*["---"] * 3),

@@ -2,9 +2,10 @@
 
     python -m benchmarks.speed.reading [--large] [--rows=1000000] [--asked=5000] [--data_set=FOLDER]
 
-The files are synthetic (users as unequal as in life, items as popular) unless a folder holds real ones, and item vectors are random;
---large is 25 million rows and 100,000 test rows asked, which takes about five minutes, 6 GiB and 1 GB of disk. Up to 5 million rows RecBole's own data set
-reads the same files, too, and must have read the same. Writes results/speed/reading.json (reading-large.json with --large).
+The files are synthetic (users as unequal as in life, items as popular) unless a folder holds real ones, and item vectors are
+random; --large is 25 million rows and 100,000 test rows asked, which takes about five minutes, 6 GiB and 1 GB of disk. Up to 5
+million rows RecBole's own data set reads the same files, too, and must have read the same. Writes results/speed/reading.json
+(reading-large.json with --large).
 """
 
 import argparse

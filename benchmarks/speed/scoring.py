@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.scoring [--sweep | --large] [--repeats=2]
 
-Everybody gets the same texts and the same LLM, tokenizes itself, and must give the same scores. Rows are test rows as they come; those
-of --sweep and --large, which are compared over K, have at least 60 behaviours in their history, so that K of them are shown, whatever
-K is. The LLM is random: its scores mean nothing, its cost is that of a trained one. Writes results/speed/scoring.json (scoring-sweep.*
-and scoring-large.*, with a picture).
+Everybody gets the same texts and the same LLM, tokenizes itself, and must give the same scores. Rows are test rows as they come;
+those of --sweep and --large, which are compared over K, have at least 60 behaviours in their history, so that K of them are shown,
+whatever K is. The LLM is random: its scores mean nothing, its cost is that of a trained one. Writes results/speed/scoring.json
+(scoring-sweep.* and scoring-large.*, with a picture).
 """
 
 import argparse

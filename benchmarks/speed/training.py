@@ -3,8 +3,8 @@
     python -m benchmarks.speed.training [--steps=6] [--batch=16] [--repeats=2]
 
 Everybody gets the same samples in the same order, the same adapters, optimizer and learning rate, no dropout, and must show the
-same losses. `ours, compiled` is ours with torch.compile over what a layer does behind its attention (its MLP); attention itself walks
-over the pieces of a tree, which are others every time and would be compiled every time. Writes results/speed/training.json.
+same losses. `ours, compiled` is ours with torch.compile over what a layer does behind its attention (its MLP); attention itself
+walks over the pieces of a tree, which are others every time and would be compiled every time. Writes results/speed/training.json.
 """
 
 import argparse

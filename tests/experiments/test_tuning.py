@@ -84,7 +84,7 @@ def test_no_trial_came_to_its_end(movies):
 
 
 def test_trials_share_the_caches(movies, own_cache, monkeypatch):
-    """lora_r changes nothing before the adapters: one pretraining, its own encoding and the run's, one retrieval, one set of prompts."""
+    """lora_r changes nothing before the adapters: one pretraining with an encoding of its own, one encoding, retrieval, prompts."""
     import recbole_rella.files as files
     from recbole_rella.llm import mini
 
@@ -189,7 +189,8 @@ parser = argparse.ArgumentParser()
 for name in ("config_files", "params_file", "output_file"):
     parser.add_argument("--" + name)
 arguments, _ = parser.parse_known_args()
-tuning = HyperTuning(objective_function, algo="exhaustive", params_file=arguments.params_file, fixed_config_file_list=arguments.config_files.split(" "))
+files = arguments.config_files.split(" ")
+tuning = HyperTuning(objective_function, algo="exhaustive", params_file=arguments.params_file, fixed_config_file_list=files)
 tuning.run()
 tuning.export_result(output_file=arguments.output_file)
 print("best params:", tuning.best_params, objective_function.__module__)

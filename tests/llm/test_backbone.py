@@ -47,11 +47,16 @@ def test_saved_adapters_load_into_plain_peft_and_into_ours(family, llms, tmp_pat
     assert settings["r"] == 4 and settings["bias"] == "none" and settings["base_model_name_or_path"] == llms(family)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "falcon"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "falcon", "gpt-oss", "qwen3-moe"])
 def test_a_run_that_retrieves_by_the_llm_scores_as_plain_peft(family, movies, llms):
     """Families of other attention modules than those of properties/llm, which tests/llm/test_families.py runs."""
     name, tiny = movies
-    settings = {**tiny, "llm": llms(family), "lora_target_modules": FAMILIES[family][-1], "retrieval_encoder": "llm", "epochs": 2}
+    settings = {
+        **tiny,
+        "llm": llms(family),
+        "lora_target_modules": {**FAMILIES, **MIXTURES}[family][-1],
+        "retrieval_encoder": "llm",
+    }
     result = run_recbole_rella("ReLLa", name, config_dict={**settings, "learning_rate": 0.02, "train_shots": 60})
     table = written_predictions(result)
     (run,) = Path("saved").iterdir()
