@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from recbole.utils import get_model, get_trainer, init_seed
 from safetensors.torch import load_file
 
 from recbole_rella import files, run_recbole_rella
+from recbole_rella.model.context_aware_recommender.rella import ReLLa
+from recbole_rella.run_folder import RunError
 from recbole_rella.trainer import ReLLaTrainer
 
 
@@ -195,3 +199,49 @@ def test_prompts_over_the_budget_are_counted(movies, llms, caplog):
         trainer.fit(train_data, valid_data, saved=False)
     assert "prompts of training were over max_prompt_tokens" in caplog.text
     assert "prompts of evaluation were over max_prompt_tokens" in caplog.text
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step_saves_once_and_resumes(movies, monkeypatch):
+    """The state that is saved is that of a whole step: the run ends with the scores that it would have had."""
+    name, tiny = movies
+    settings = {**tiny, "epochs": 2, "learning_rate": 0.02, "checkpoint_minutes": 60}
+    whole = run_recbole_rella("ReLLa", name, config_dict={**settings, "run_folder": "whole"})
+    saved, steps, losses = [], [], ReLLa.losses
+
+    def interrupted(self, interaction, shared=False):
+        steps.append(1)
+        for number, loss in enumerate(losses(self, interaction, shared)):
+            if len(steps) == 4 and not number:
+                os.kill(os.getpid(), signal.SIGINT)  # in the middle of a step
+            yield loss
+
+    save, before = ReLLaTrainer._save_state, signal.signal(signal.SIGINT, signal.default_int_handler)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ReLLa, "losses", interrupted)
+        patch.setattr(ReLLaTrainer, "_save_state", lambda self, *state: saved.append(state) or save(self, *state))
+        run_recbole_rella("ReLLa", name, config_dict={**settings, "run_folder": "cut"})
+    assert len(steps) == 4 and [(epoch, done) for epoch, done, _ in saved] == [(0, 0), (0, 4)]
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    resumed = run_recbole_rella("ReLLa", name, config_dict={**settings, "resume_from": "cut"})
+    assert resumed["test_result"] == whole["test_result"]
+    assert Path("cut/test_predictions.csv").read_text() == Path("whole/test_predictions.csv").read_text()
+
+
+def test_more_epochs_go_on_behind_the_last_one(movies):
+    """A finished run that is given more epochs shuffles on, and does not walk the last epoch's order again."""
+    name, tiny = movies
+    settings = {**tiny, "learner": "sgd", "warmup_ratio": 0.0, "learning_rate": 0.0, "run_folder": "run"}
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "epochs": 1})
+    order = torch.load("run/resume.pt", weights_only=True)["order"]
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "epochs": 2, "run_folder": None, "resume_from": "run"})
+    assert not torch.equal(torch.load("run/resume.pt", weights_only=True)["order"], order)
+
+
+def test_a_state_that_is_damaged(movies):
+    name, tiny = movies
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, "run_folder": "run"})
+    Path("run/resume.pt").write_bytes(Path("run/resume.pt").read_bytes()[:100])
+    with pytest.raises(
+        RunError, match=r"expected the state of a run in run/resume.pt, found one that does not read .*Start the run again"
+    ):
+        run_recbole_rella("ReLLa", name, config_dict={**tiny, "resume_from": "run", "epochs": 2})

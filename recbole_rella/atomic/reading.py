@@ -22,6 +22,27 @@ from recbole_rella.atomic.errors import NAMED, DatasetError, and_more, plural
 from recbole_rella.atomic.header import columns_of, in_words
 
 _BLOCK = 1 << 20
+# What pandas, with which RecBole reads, takes for a missing number.
+_NO_NUMBER = [
+    *(
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+        "NaN",
+    ),
+    *("None", "n/a", "nan", "null"),
+]
 # Beyond it the Python parser rounds a column of whole numbers once, and the C parser once a digit.
 _EXACT = 2.0**53
 # Stands for a separator of several bytes while a file is read.
@@ -74,7 +95,8 @@ class AtomicFile:
             types (dict): name -> numpy.float64 or str, for those.
 
         Returns:
-            pandas.DataFrame: a row for each line; a missing cell, and a word that stands for one (NA, null, ...), is NaN.
+            pandas.DataFrame: a row for each line; a missing cell is NaN, and so is a word for no number (NA, null, ...) in
+            a column of numbers. In a column of text it is text: there are films and people of these names.
 
         Raises:
             DatasetError: text that is not of the encoding.
@@ -88,6 +110,8 @@ class AtomicFile:
             "quoting": csv.QUOTE_NONE,
             "index_col": False,
             "encoding": "utf-8",
+            "keep_default_na": False,
+            "na_values": {name: _NO_NUMBER if types[name] is np.float64 else [""] for name in wanted},
         }
         try:
             try:

@@ -230,7 +230,7 @@ class ReadsAtomicFiles:
         missing = feat[ids].isna().any(axis=1).to_numpy()
         lines = and_more(file.line(np.flatnonzero(missing)[:NAMED]), missing.sum())
         if missing.any():
-            reason = f"without {' or '.join(ids)} (empty, or a word that stands for nothing, as NA or null: line {lines})"
+            reason = f"without {' or '.join(ids)} (line {lines})"
             if suffix == "inter":
                 self.account.lost(int(missing.sum()), reason)
             else:

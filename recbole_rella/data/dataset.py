@@ -102,7 +102,7 @@ class ReLLaDataset(RowDataset):
         shown = self.assembly.prompter.shown(row_ids, self.rows.item[row_ids], np.full(len(row_ids), kind == "retrieved"))
         statistics = {"history": kind, "behaviours": float(np.mean([len(s) for s in shown])) if len(shown) else 0.0}
         if field is not None and len(shown):
-            is_sequence = self.field2type[field] == FeatureType.TOKEN_SEQ
+            is_sequence = self.word_types["item"][field] == FeatureType.TOKEN_SEQ.value
             separator = self.config["seq_separator"] if is_sequence else None
             values = [set(v.split(separator) if is_sequence else [v]) - {""} for v in self.words["item"].table[field]]
             statistics["field"] = field

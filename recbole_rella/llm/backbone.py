@@ -79,6 +79,10 @@ class Backbone:
                 f"llm_quantization: expected none without a CUDA device, found {quantization!r}; bitsandbytes needs one."
             )
 
+    def __getstate__(self):
+        """Without the weights: workers of a DataLoader make prompts, and never ask for them."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
+
     @cached_property
     def folder(self):
         """The folder of the LLM, or None for one of the hub."""

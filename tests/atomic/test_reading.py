@@ -29,7 +29,7 @@ _decimals = [repr(float(x)) for x in _random.random(2000) * 10.0 ** _random.inte
 FILES = {
     "plain": (HEAD + "7\ta b\t3.5\n8\tc\t4\n", True),
     "empty cells": (HEAD + "1\t\t3\n\t2\t\n3\t3\t4\n", True),
-    "missing values by name": (HEAD + "NA\tnull\tnan\nNone\tN/A\tNULL\nn/a\t#N/A\t-nan\n", True),
+    "missing numbers by name": (HEAD + "1\t1\tnan\n2\t2\tNULL\n3\t3\t-nan\n4\t4\tn/a\n5\t5\t#N/A\n", True),
     "short rows": (HEAD + "1\t2\n3\n4\t5\t6\n", True),
     "blank lines": (HEAD + "\n1\t2\t3\n   \n4\t5\t6\n\t\t\n\t \t\n", True),
     "numbers as ids": (HEAD + "007\t1.0\t3\n 7 \t1e3\t4\n", True),
@@ -117,16 +117,13 @@ def missing_as_empty(table):
     return [["" if pd.isna(value) else value for value in row] for row in table.itertuples(index=False)]
 
 
-_NOTHING = set(pd._libs.parsers.STR_NA_VALUES)
-
-
 @given(st.lists(st.tuples(_texts, _texts, _texts), min_size=1, max_size=8), st.sampled_from(["\t", "::"]))
 def test_a_quote_joins_neither_lines_nor_cells(rows, separator):
     """In a file that no CSV writer wrote: a quote in the middle of a cell."""
     rows = [[cell.replace(":", "") for cell in row] for row in [*rows, ("x", 'a"b', "y")]]
     text = separator.join(["a:token", "b:token", "c:token"]) + "\n" + "".join(separator.join(row) + "\n" for row in rows)
     file, found = ours(write(text), separator)
-    expected = [["" if cell in _NOTHING else cell for cell in row] for row in plain_rows(text, 3, separator)]
+    expected = plain_rows(text, 3, separator)
     assert missing_as_empty(found) == expected and file.num_rows == len(expected) and not file.unquoted
 
 
@@ -138,7 +135,7 @@ def test_what_a_csv_writer_wrote_is_read_back(rows, quoting):
     writer.writerows([("x", *row) for row in rows])
     text = out.getvalue().replace("a:token", "i:token\ta:token", 1).replace('"i:token\ta', '"i:token"\t"a', 1)
     _, found = ours(write(text))
-    assert missing_as_empty(found) == [["" if cell in _NOTHING else cell for cell in ("x", *row)] for row in rows]
+    assert missing_as_empty(found) == [["x", *row] for row in rows]
 
 
 @given(st.lists(_texts | st.just('"Heroes"') | st.just('""'), min_size=1, max_size=6))
@@ -152,7 +149,7 @@ def test_what_our_converters_write_is_read_back(titles):
     }
     write_atomic_files(Path("own"), "own", tables)
     _, found = ours("own/own.item")
-    assert missing_as_empty(found) == [[number, "" if title in _NOTHING else title] for number, title in rows]
+    assert missing_as_empty(found) == [[number, title] for number, title in rows]
     # And by RecBole alone, whose parser takes quotes for a CSV writer's.
     alone = pd.read_csv("own/own.item", delimiter="\t", engine="python", dtype=str, encoding="utf-8")
     pd.testing.assert_frame_equal(found, alone)
@@ -269,3 +266,14 @@ def test_parts_of_columns_are_those_of_an_interaction(index):
         assert found[field].dtype == expected[field].dtype
         torch.testing.assert_close(found[field], expected[field], rtol=0, atol=0)
     assert type(found) is Interaction and _Columns(columns)["a"] is columns["a"]
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "null", "n/a", "nan", "NaN", "NULL", "#N/A", "N/A", "<NA>"])
+def test_a_word_in_a_column_of_text_is_text(word, tmp_path):
+    """RecBole reads such titles and names as missing; in a column of numbers they still are."""
+    path = tmp_path / "x.inter"
+    path.write_text(f"{HEAD}{word}\t{word} or not\t{word}\n2\t{word}\t3\n3\t\t4\n")
+    types = {"u": str, "i": str, "r": np.float64}
+    table = AtomicFile(path).read(list(types), list(types), types)
+    assert table["u"].tolist() == [word, "2", "3"] and table["i"][:2].tolist() == [f"{word} or not", word]
+    assert table["i"].isna().tolist() == [False, False, True] and table["r"].isna().tolist() == [True, False, False]

@@ -1,5 +1,6 @@
 """ReLLaDataset: raw columns, order, min_history, shots, odd data sets, ranking evaluation."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,28 @@ def test_benchmark_files_keep_their_parts(movies, llms):
     dropped = {int(r) for r in np.flatnonzero(dataset.rows.split == NO_SPLIT)}
     assert parts[1] == set(range(250, 300)) - dropped and parts[2] == set(range(300, 360)) - dropped
     assert parts[0] == set(range(250)) - dropped and dropped
+
+
+def test_loaders_go_to_workers_that_are_spawned(movies, llms):
+    """As on macOS and Windows, where a worker gets a pickled loader: the prompts are the same, the weights stay behind."""
+    name, tiny = movies
+    dataset, loaders = build(name, tiny, llm=llms("qwen2"))
+    assert dataset.assembly.backbone.model is not None  # loaded, as it is when training begins
+    for loader in loaders:
+        sent = pickle.dumps((loader.collate_fn, list(range(len(loader.dataset)))))
+        assert b"safetensors" not in sent and len(sent) < 5_000_000
+        collate, places = pickle.loads(sent)
+        assert "model" not in vars(collate.__self__._dataset.assembly.backbone)
+        ours, theirs = loader.collate_fn(places[:7]), collate(places[:7])
+        ours, theirs = (part[0] if isinstance(part, tuple) else part for part in (ours, theirs))
+        assert torch.equal(ours[PROMPT_IDS], theirs[PROMPT_IDS]) and ours[PROMPT_LENGTH].min() > 10
+
+
+def test_prompts_stay_where_they_are_made():
+    """An Interaction of RecBole goes to the device whole; token ids are asked for on the CPU, pass by pass."""
+    from recbole_rella.data.transform import PromptedRows
+
+    rows = PromptedRows({PROMPT_IDS: torch.zeros(2, 3, dtype=torch.int64), "item_id": torch.tensor([1, 2])})
+    moved = rows.to("meta")
+    assert moved["item_id"].device.type == "meta" and moved[PROMPT_IDS].device.type == "cpu" and isinstance(moved, PromptedRows)
+    assert rows.to("meta", "item_id")["item_id"].device.type == "meta"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers import write_atomic_files
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
@@ -37,7 +37,9 @@ numbers = st.one_of(
     st.floats(0, 1e9, allow_nan=False).map(lambda x: round(x, 3)),
     st.sampled_from([0.1, 1234567, 12345.9, 19950125, 1e-5, 3.0]),
 )
-words = st.text("abcXYZéß日<>|&{}$%_#'*7 ", min_size=1, max_size=8).map(str.strip).filter(lambda t: t and t != "NA")
+words = st.sampled_from(["NA", "None", "null"]) | st.text("abcXYZéß日<>|&{}$%_#'*7 ", min_size=1, max_size=8).map(str.strip).filter(
+    bool
+)
 VALUES = {"token": words, "float": numbers, "token_seq": st.lists(words, max_size=3), "float_seq": st.lists(numbers, max_size=3)}
 
 
@@ -89,7 +91,10 @@ def through_csv(request, tmp):
 
 
 @pytest.mark.parametrize("kind", ["recent", "retrieved"])
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+# Not shrunk: each example builds a data set.
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate]
+)
 @given(data=st.data())
 def test_law_11_a_request_reads_as_the_row_does(kind, data, tmp_path_factory, llms):
     root = tmp_path_factory.mktemp("law11")

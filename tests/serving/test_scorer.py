@@ -2,6 +2,8 @@
 
 import csv
 import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -173,3 +175,23 @@ def test_files_and_options_that_are_not_there(scorer):
         score_file(scorer, write("csv"), "scores.csv", bad_lines="ignore")
     with pytest.raises(RunError, match="expected the folder of a run with a config.yaml"):
         Scorer.load("nowhere")
+
+
+def test_threads_share_one_scorer(scorer):
+    """Requests of several threads get the scores that they get alone."""
+    requests = [{"user_id": str(user), "candidates": [str(100 + item) for item in range(user, user + 6)]} for user in range(8)]
+    expected = [scorer.score_many([request])["score"].to_numpy() for request in requests]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda request: scorer.score_many([request])["score"].to_numpy(), requests * 3))
+    for number, scores in enumerate(found):
+        np.testing.assert_allclose(scores, expected[number % len(requests)], atol=1e-6)
+
+
+def test_loading_leaves_a_host_program_alone(trained_run, tmp_path, monkeypatch):
+    """No handler of the logging is added or taken away, and nothing is written into the working folder."""
+    (tmp_path / "host").mkdir()
+    monkeypatch.chdir(tmp_path / "host")
+    before, level = list(logging.getLogger().handlers), logging.getLogger().level
+    Scorer.load(trained_run)
+    assert logging.getLogger().handlers == before and logging.getLogger().level == level
+    assert list((tmp_path / "host").iterdir()) == []
