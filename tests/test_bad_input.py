@@ -224,7 +224,7 @@ def test_data_set_of_one_row(tmp_path, forbid):
 def test_a_row_that_cannot_fit_is_named(movies, llms, forbid):
     name, tiny = movies
     with pytest.raises(
-        ValueError, match=r"the prompt of row \d+ \(user \d+, item \d+\) has \d+ tokens without any behaviour, and 40"
+        ValueError, match=r"the prompt of user \d+ about item 1\d\d \(row \d+\) has \d+ tokens without any behaviour, and 40"
     ):
         build(name, tiny, llm=llms("llama"), max_prompt_tokens=40)
 

@@ -19,7 +19,7 @@ from recbole_rella.config import absolute, chat_template, compared, no_command_l
 from recbole_rella.key_docs import help_text, key_texts, markdown, recbole_defaults
 from recbole_rella.keys import AFFECTS, KEYS, ConfigError, affecting
 from recbole_rella.quick_start import make_config
-from recbole_rella.run_folder import write_config
+from recbole_rella.run_folder import begin_run
 from recbole_rella.shipped import properties_folder, variant_files
 
 ROOT = Path(__file__).parents[1]
@@ -181,7 +181,7 @@ def test_numpy_values_and_paths_configure_a_run(movies, tmp_path):
         "cache_dir": str,
     }
     assert {key: type(config[key]) for key in kinds} == kinds
-    write_config(tmp_path, config)
+    begin_run(tmp_path, config)
     saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert saved["learning_rate"] == 1e-3 and saved["prompt_words"] == {"age": {20: "twenty"}} and saved["dataset"] == name
     assert config["data_path"] == str(Path(tiny["data_path"]) / name)
@@ -258,7 +258,7 @@ def home(tmp_path, monkeypatch, llms):
 def test_home_is_understood_in_every_path(movies, home):
     name, tiny = movies
     (home / "run").mkdir()
-    (home / "run" / "config.yaml").write_text("")
+    (home / "run" / "config.yaml").write_text("model: ReLLa\ndataset: movies\n")
     (home / "data").symlink_to(tiny["data_path"])
     (home / "own.jinja").write_text("{{ target.text }}")
     values = {

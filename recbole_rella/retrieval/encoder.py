@@ -15,7 +15,8 @@ from recbole_rella.errors import RellaError
 from recbole_rella.files import fingerprint, folder_fingerprint
 from recbole_rella.llm.backbone import without_adapters
 from recbole_rella.llm.hub import commit_of
-from recbole_rella.llm.scoring import batches_by_tokens, pad
+from recbole_rella.llm.scoring import ONE_AT_A_TIME, batches_by_tokens, pad
+from recbole_rella.prompt.tokenization import ControlTokens
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ class SentenceTransformersEncoder:
 
     def encode(self, sentences):
         """Encode sentences; float32 [n, d]."""
+        control = ControlTokens(self.model.tokenizer)
+        sentences = [control.broken_up(sentence)[0] for sentence in sentences]
         return self.model.encode(sentences, show_progress_bar=len(sentences) > 5000, convert_to_numpy=True)
 
 
@@ -120,11 +123,12 @@ class HiddenStateEncoder:
     def encode(self, sentences):
         """Encode sentences; float32 [n, hidden size], padding excluded."""
         model, tokenizer = self._backbone.model, self._backbone.tokenizer
-        limit = self._backbone.max_positions
+        limit, control = self._backbone.max_positions, ControlTokens(tokenizer)
+        sentences = [control.broken_up(sentence)[0] for sentence in sentences]
         ids = [tokenizer(s, truncation=limit is not None, max_length=limit)["input_ids"] or [0] for s in sentences]
         vectors = np.empty((len(ids), model.config.get_text_config().hidden_size), dtype=np.float32)
         lengths = np.array([len(i) for i in ids])
-        with without_adapters(model):
+        with ONE_AT_A_TIME, without_adapters(model):
             for batch in batches_by_tokens(lengths, self._micro_tokens):
                 padded = pad([ids[place] for place in batch]).to(model.device)
                 mask = pad([[1] * lengths[place] for place in batch]).to(model.device)

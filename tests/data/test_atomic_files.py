@@ -1,7 +1,6 @@
 """Where atomic files are looked for: by name, by path, under another name, and what is said where there are none."""
 
 import re
-import sys
 import urllib.error
 from pathlib import Path
 
@@ -54,9 +53,7 @@ def test_the_folder_on_the_command_line(tmp_path, monkeypatch):
         "--metrics=['AUC']",
         "--valid_metric=AUC",
     ]
-    monkeypatch.setattr(sys, "argv", ["run", *arguments])
     result = command_line.main(arguments)
-    monkeypatch.setattr(sys, "argv", ["run"])
     own = {**GENERIC, "data_path": "data", "load_col": None, "metrics": ["AUC"], "valid_metric": "AUC"}
     assert result == run_recbole_rella("FM", "plain", config_dict={**own, "train_batch_size": 2048})
     # Side by side, whose runs are given the name and where it lies.

@@ -74,8 +74,7 @@ def test_a_feature_with_a_name_of_the_rows_stays_a_feature(suffix, column, setti
     plain = ReLLaDataset(config_of(write(FILES, "plain"), **settings))
     dataset = ReLLaDataset(config_of(write(with_column(suffix, column)), **settings))
     assert dataset.identity() == plain.identity() and dataset.rows.label.tolist() == plain.rows.label.tolist()
-    place = ["user", "item"].index(suffix)
-    words, expected = dataset.words()[place], plain.words()[place]
+    words, expected = dataset.words[suffix].table, plain.words[suffix].table
     field = dataset.uid_field if suffix == "user" else dataset.iid_field
     tokens = [line.split("\t")[0] for line in FILES[suffix].splitlines()[1:]]
     found = dict(zip(dataset.field2id_token[field], words[name]))
@@ -95,7 +94,7 @@ def test_a_feature_with_a_name_of_the_rows_stays_a_feature(suffix, column, setti
 def test_users_and_items_with_columns_of_one_name():
     files = with_column("item", "age:token", with_column("user", "title:token_seq"))
     dataset = ReLLaDataset(config_of(write(files)))
-    users, items = dataset.words()
+    users, items = (dataset.words[kind].table for kind in ("user", "item"))
     assert users["age"][1:].tolist() == ["20", "21", "22", "23"] and set(items["age"][1:]) == {f"w{n}" for n in range(10)}
     assert set(users["title"][1:]) == {f"w{n} all" for n in range(4)} and set(items["title"][1:]) == {
         f"Thing {n}" for n in range(10)
@@ -134,9 +133,9 @@ def test_load_col_names_columns_as_the_files_do():
     files = with_column("item", "label:token")
     ids = {"inter": ["user_id", "item_id", "rating", "timestamp"], "user": ["user_id"]}
     dataset = ReLLaDataset(config_of(write(files), load_col={**ids, "item": ["item_id", "label"]}))
-    assert list(dataset.words()[1]) == ["item_id", "label"]
+    assert list(dataset.words["item"].table) == ["item_id", "label"]
     dataset = ReLLaDataset(config_of(write(files), unload_col={"item": ["label"]}))
-    assert list(dataset.words()[1]) == ["item_id", "title", "price"] and "item.label" not in dataset.field2type
+    assert list(dataset.words["item"].table) == ["item_id", "title", "price"] and "item.label" not in dataset.field2type
 
 
 def test_what_is_renamed_is_said(caplog):

@@ -197,7 +197,7 @@ def test_what_changes_no_figure_makes_no_other_run(movies, monkeypatch):
     others = {"lora_r": 3, "eval_micro_tokens": 900, "prompt_noun": "film", "heterogeneity_field": "class", "learning_rate": 0.5}
     for key, value in others.items():
         assert run(**{key: value}) != first, key
-    monkeypatch.setattr("recbole_rella.experiments.plan.version", lambda: "another")
+    monkeypatch.setattr("recbole_rella.experiments.plan.VERSION", "another")
     assert run() != first
 
 

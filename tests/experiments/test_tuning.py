@@ -84,7 +84,7 @@ def test_no_trial_came_to_its_end(movies):
 
 
 def test_trials_share_the_caches(movies, own_cache, monkeypatch):
-    """lora_r changes nothing before the adapters: one pretraining, one encoding, one retrieval, one set of prompts."""
+    """lora_r changes nothing before the adapters: one pretraining, its own encoding and the run's, one retrieval, one set of prompts."""
     import recbole_rella.files as files
     from recbole_rella.llm import mini
 
@@ -96,7 +96,7 @@ def test_trials_share_the_caches(movies, own_cache, monkeypatch):
     pretrain = mini._train
     monkeypatch.setattr(mini, "_train", lambda *a: made.append("mini") or pretrain(*a))
     search(movies, "lora_r choice [2,3,4]\n")
-    assert sorted(made) == ["item", "mini", "prompts", "prompts", "retrieved"]
+    assert sorted(made) == ["item", "item", "mini", "prompts", "prompts", "retrieved"]
     made.clear()
     search(movies, "history_size choice [2,4]\n")  # 4 was there before
     assert sorted(made) == ["prompts", "prompts", "retrieved"]

@@ -1,6 +1,8 @@
 """Real loading code on tiny checkpoints of several families: LoRA, save, load, dtype."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -164,12 +166,12 @@ def test_attention_implementation_is_passed_through(attention, llms):
 def test_identity_is_the_weights(tmp_path):
     first, second = (write_llm(tmp_path / name, "llama") for name in ("one", "two"))
     one, two = Backbone(first, "cpu").identity, Backbone(second, "cpu").identity
-    assert one.split("@")[1] == two.split("@")[1]
+    assert one == two
     model = AutoModelForCausalLM.from_pretrained(second)
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1
     model.save_pretrained(second)
-    assert Backbone(second, "cpu").identity.split("@")[1] != one.split("@")[1]
+    assert Backbone(second, "cpu").identity != one
 
 
 def test_a_tokenizer_that_does_not_load_says_what_to_install(tmp_path):
@@ -179,3 +181,48 @@ def test_a_tokenizer_that_does_not_load_says_what_to_install(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
     with pytest.raises(LLMError, match="whose tokenizer cannot be loaded .* pip install sentencepiece protobuf"):
         Backbone(tmp_path, "cpu").tokenizer  # noqa: B018
+
+
+COMMITS = {"main": "a" * 40, "v2": "b" * 40}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, llms):
+    """A cache of the hub as huggingface_hub lays it out, with one model in two versions."""
+    root = tmp_path / "hub" / "models--org--tiny"
+    for revision, commit in COMMITS.items():
+        shutil.copytree(llms("llama"), root / "snapshots" / commit)
+        (root / "refs").mkdir(exist_ok=True)
+        (root / "refs" / revision).write_text(commit)
+    changed = AutoModelForCausalLM.from_pretrained(root / "snapshots" / COMMITS["v2"])
+    with torch.no_grad():
+        changed.lm_head.weight.mul_(2)
+    changed.save_pretrained(root / "snapshots" / COMMITS["v2"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.TRANSFORMERS_CACHE", str(tmp_path / "hub"), raising=False)
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    return root
+
+
+def test_a_hub_model_is_its_commit(hub):
+    main, v2 = Backbone("org/tiny", "cpu"), Backbone("org/tiny", "cpu", revision="v2")
+    assert main.identity == f"org/tiny@{COMMITS['main']}" and v2.identity == f"org/tiny@{COMMITS['v2']}"
+    assert Backbone("org/tiny", "cpu", revision=COMMITS["v2"]).identity == v2.identity
+    ratio = v2.model.lm_head.weight / main.model.lm_head.weight
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 2))
+    # A branch that moves is another LLM; one that was asked for by commit stays.
+    (hub / "refs" / "main").write_text(COMMITS["v2"])
+    assert Backbone("org/tiny", "cpu").identity == v2.identity
+    assert Backbone("org/tiny", "cpu", revision=COMMITS["main"]).identity == main.identity
+
+
+def test_what_has_no_version_is_not_kept_for_other_runs(movies, llms, monkeypatch, caplog, own_cache):
+    name, tiny = movies
+    monkeypatch.setattr(Backbone, "folder", None)
+    monkeypatch.setattr(Backbone, "commit", None)
+    settings = {**tiny, "llm": llms("llama"), "retrieval_encoder": "llm", "epochs": 0, "run_folder": "run"}
+    monkeypatch.setattr(Backbone, "_load", lambda self, loader, what, **more: loader.from_pretrained(self.path, **more))
+    run_recbole_rella("ReLLa", name, config_dict=settings)
+    assert "llm: no commit of" in caplog.text and "Set llm_revision to a commit, or give a folder" in caplog.text
+    kept = {path.name.split("-")[0] for path in Path(os.environ["XDG_CACHE_HOME"]).rglob("*.npz")}
+    assert "item" not in kept and "prompts" not in kept

@@ -12,7 +12,8 @@ from sklearn.preprocessing import normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_rella.llm.backbone import Backbone
-from recbole_rella.retrieval.encoder import HiddenStateEncoder, ItemSpace, SentenceTransformersEncoder, TfidfEncoder
+from recbole_rella.retrieval.encoder import HiddenStateEncoder, SentenceTransformersEncoder, TfidfEncoder
+from recbole_rella.retrieval.item_space import item_space
 
 SENTENCES = [
     f"{genre} Story {number} is a {genre.lower()} movie." for number in range(6) for genre in ("Comedy", "Drama", "Horror")
@@ -32,7 +33,7 @@ class Counting:
 
 
 def test_tfidf_equals_scikit_learn(tmp_path):
-    vectors = ItemSpace(SENTENCES, TfidfEncoder(), None, "cosine", tmp_path).vectors
+    vectors = item_space(SENTENCES, TfidfEncoder(), None, "cosine", tmp_path).vectors
     plain = TfidfVectorizer(token_pattern=r"(?u)\w+").fit_transform(SENTENCES).toarray()
     np.testing.assert_allclose(vectors @ vectors.T, plain @ plain.T, atol=1e-5)
     assert vectors.dtype == np.float32
@@ -44,7 +45,7 @@ def test_pca_equals_scikit_learn(metric, sparse, tmp_path):
     random = np.random.default_rng(0)  # words of unequal frequency: no two axes are equally important
     sentences = [" ".join(f"w{word}" for word in random.geometric(0.3, size=8)) for _ in range(40)]
     encoder = TfidfEncoder() if sparse else Counting(9)
-    vectors = ItemSpace(sentences, encoder, 3, metric, tmp_path).vectors
+    vectors = item_space(sentences, encoder, 3, metric, tmp_path).vectors
     full = encoder.encode(sorted(set(sentences)))
     full = (full.toarray() if sparse else full)[np.searchsorted(sorted(set(sentences)), sentences)]
     plain = PCA(3, svd_solver="full").fit_transform(full)
@@ -53,7 +54,7 @@ def test_pca_equals_scikit_learn(metric, sparse, tmp_path):
 
 
 def test_pca_is_skipped_where_there_is_no_more(tmp_path):
-    assert ItemSpace(SENTENCES, Counting(4), 512, "dot", tmp_path).vectors.shape == (len(SENTENCES), 4)
+    assert item_space(SENTENCES, Counting(4), 512, "dot", tmp_path).vectors.shape == (len(SENTENCES), 4)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
@@ -111,31 +112,31 @@ def test_a_real_encoder_knows_genres():
 
 def test_cache_depends_on_all_it_should(tmp_path):
     encoder = Counting()
-    first = ItemSpace(SENTENCES, encoder, None, "dot", tmp_path).vectors
-    np.testing.assert_array_equal(ItemSpace(SENTENCES, encoder, None, "dot", tmp_path).vectors, first)
+    first = item_space(SENTENCES, encoder, None, "dot", tmp_path).vectors
+    np.testing.assert_array_equal(item_space(SENTENCES, encoder, None, "dot", tmp_path).vectors, first)
     assert encoder.calls == 1
-    ItemSpace(SENTENCES[:-1] + ["Another"], encoder, None, "dot", tmp_path)
-    ItemSpace(SENTENCES, encoder, 2, "dot", tmp_path)
-    ItemSpace(SENTENCES, encoder, None, "cosine", tmp_path)
+    item_space(SENTENCES[:-1] + ["Another"], encoder, None, "dot", tmp_path)
+    item_space(SENTENCES, encoder, 2, "dot", tmp_path)
+    item_space(SENTENCES, encoder, None, "cosine", tmp_path)
     encoder.identity = "other weights"
-    ItemSpace(SENTENCES, encoder, None, "dot", tmp_path)
+    item_space(SENTENCES, encoder, None, "dot", tmp_path)
     assert encoder.calls == 5
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:150] + b"\xff\xfe" + b[152:], lambda b: b""])
 def test_a_damaged_cache_is_rebuilt(damage, tmp_path, caplog):
     encoder = Counting()
-    first = ItemSpace(SENTENCES, encoder, None, "dot", tmp_path).vectors
+    first = item_space(SENTENCES, encoder, None, "dot", tmp_path).vectors
     (file,) = tmp_path.glob("item-space-*.npz")
     file.write_bytes(damage(file.read_bytes()))
-    np.testing.assert_array_equal(ItemSpace(SENTENCES, encoder, None, "dot", tmp_path).vectors, first)
+    np.testing.assert_array_equal(item_space(SENTENCES, encoder, None, "dot", tmp_path).vectors, first)
     assert encoder.calls == 2 and "is damaged" in caplog.text
-    ItemSpace(SENTENCES, encoder, None, "dot", tmp_path)
+    item_space(SENTENCES, encoder, None, "dot", tmp_path)
     assert encoder.calls == 2
 
 
 def test_equal_sentences_get_equal_vectors(tmp_path):
-    vectors = ItemSpace(["a", "b", "a", "c", "a"], Counting(), None, "cosine", tmp_path).vectors
+    vectors = item_space(["a", "b", "a", "c", "a"], Counting(), None, "cosine", tmp_path).vectors
     assert (vectors[0] == vectors[2]).all() and (vectors[0] == vectors[4]).all() and (vectors[0] != vectors[1]).any()
 
 
@@ -143,7 +144,7 @@ def test_vectors_that_are_not_finite(tmp_path):
     encoder = Counting()
     encoder.encode = lambda sentences: np.full((len(sentences), 2), np.nan, dtype=np.float32)
     with pytest.raises(ValueError, match="expected finite item vectors, found others from counting"):
-        ItemSpace(SENTENCES, encoder, None, "cosine", tmp_path)
+        item_space(SENTENCES, encoder, None, "cosine", tmp_path)
 
 
 class Letters:
@@ -161,5 +162,5 @@ def test_an_item_outside_the_catalogue_is_placed_as_one_inside(metric, encoder, 
     random = np.random.default_rng(1)
     sentences = [" ".join(random.choice(list("abcdefgh"), size=7, p=np.arange(1, 9) / 36)) for _ in range(30)]
     for _ in range(2):  # made now, and read from the cache
-        space = ItemSpace(sentences, encoder, dimension, metric, tmp_path)
-        np.testing.assert_allclose(space.encode(sentences[3:9]), space.vectors[3:9], atol=1e-4)
+        space = item_space(sentences, encoder, dimension, metric, tmp_path)
+        np.testing.assert_allclose(space._encode(np.array(sentences[3:9])), space.vectors[3:9], atol=1e-4)
