@@ -27,9 +27,7 @@ logger = logging.getLogger(__name__)
 
 # Keys that RecBole reads and its property files do not list.
 _UNLISTED = {
-    "encoding",
     "config_file_list",
-    "encoding",
     "device",
     "discretization",
     "encoding",

@@ -11,43 +11,21 @@ and several times the memory, so it reads only what the two may read differently
 
 import codecs
 import csv
-import difflib
 import io
 import re
-from collections import Counter
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recbole_rella.atomic.errors import DatasetError
+from recbole_rella.atomic.errors import NAMED, DatasetError, and_more, plural
+from recbole_rella.atomic.header import columns_of, in_words
 
-TYPES = ("token", "token_seq", "float", "float_seq")
-# What people write for a type, and what it may be here.
-_MEANT = {
-    **dict.fromkeys(("int", "integer", "number", "double", "numeric", "float32", "float64", "int64"), "float, or token for an id"),
-    **dict.fromkeys(("str", "string", "text", "category", "id", "bool"), "token, or token_seq for a text of several words"),
-}
 _BLOCK = 1 << 20
-# How many lines, ids or values a message names.
-NAMED = 5
 # Beyond it the Python parser rounds a column of whole numbers once, and the C parser once a digit.
 _EXACT = 2.0**53
 # Stands for a separator of several bytes while a file is read.
 _STAND_IN = b"\x1f"
-_NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", " ": "space", "|": "bar (|)"}
-
-
-def and_more(values, count):
-    """The first of `count` values, as a list in words."""
-    texts = [str(value) for value in islice(values, NAMED)]
-    return ", ".join(texts) + (", ..." if count > len(texts) else "")
-
-
-def plural(count, noun):
-    """A number and what is counted: "1 row", "2 rows"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 class AtomicFile:
@@ -59,7 +37,7 @@ class AtomicFile:
         encoding (str): of its text.
 
     Attributes:
-        columns (dict): name -> type, one of TYPES, in the order of the file.
+        columns (dict): name -> type, token, token_seq, float or float_seq, in the order of the file.
         num_rows (int): lines after the header that are not blank.
         short (list): line numbers of the first lines with fewer cells than the header; num_short (int) says how many there are.
         unquoted (bool): whether cells in quotes are read without them, as those of a CSV writer.
@@ -225,45 +203,7 @@ class AtomicFile:
             raise self._zero_bytes()
         end = self._cell_end.decode()
         cells = [cell.strip() for cell in self._quoted.sub(lambda found: found[1], first.encode()).decode().split(end)]
-        self._check_header(first.replace(end, self.separator), cells)
-        return dict(cell.split(":") for cell in cells)
-
-    def _check_header(self, text, cells):
-        expected = f"{self}: expected a header of name:type between {_NAMES.get(self.separator, repr(self.separator))}s"
-        if len(cells) == 1:
-            others = [other for other in ("\t", ",", ";", "|", "::", " ") if other != self.separator and other in text]
-            others = [other for other in others if other != "::" or text.count("::") > 0]
-            if others:
-                other = max(others, key=lambda o: (text.count(o), len(o)))
-                name = _NAMES.get(other, repr(other))
-                raise DatasetError(
-                    f"{expected}, found {_short(text)}, whose cells seem to be separated by a {name}. Save it with "
-                    f"{_NAMES.get(self.separator, repr(self.separator))}s, or set field_separator to {other!r}."
-                )
-        empty = [number for number, cell in enumerate(cells, start=1) if not cell or cell.startswith(":")]
-        if empty:
-            raise DatasetError(
-                f"{expected}, found no name for column {empty[0]} in {_short(text)}; is there one separator too many?"
-            )
-        if not any(":" in cell for cell in cells):
-            raise DatasetError(
-                f"{expected}, found {_short(text)}, without types. The first line names each column and its type "
-                f"({', '.join(TYPES)}), for example user_id:token, rating:float."
-            )
-        for cell in cells:
-            name, _, kind = cell.rpartition(":")
-            if ":" in name:
-                raise DatasetError(f"{expected}, found the column {cell!r}; a name must not hold a colon.")
-            if kind not in TYPES or not name:
-                nearest = difflib.get_close_matches(kind.lower(), TYPES, n=1)
-                meant = _MEANT.get(kind.lower()) or (nearest[0] if nearest else "")
-                found = f"the column {cell!r} without a type" if not name else f"the type {kind!r} of the column {name!r}"
-                raise DatasetError(
-                    f"{expected}, found {found}. Types are {', '.join(TYPES)}" + (f"; did you mean {meant}?" if meant else ".")
-                )
-        twice = [name for name, count in Counter(cell.split(":")[0] for cell in cells).items() if count > 1]
-        if twice:
-            raise DatasetError(f"{expected}, each once, found {', '.join(twice)} more than once; rename or remove one of them.")
+        return columns_of(self, first.replace(end, self.separator), cells, self.separator)
 
     def _look_over(self):
         """Count the cells of every line, and judge the quotes."""
@@ -306,10 +246,10 @@ class AtomicFile:
         self._blank = np.concatenate(blank) if blank else np.empty(0, dtype=np.int64)
         self.num_rows = cells_in_all - len(self._blank) - 1
         if num_longer:
-            name = _NAMES.get(self.separator, repr(self.separator))
             raise DatasetError(
                 f"{self}: expected {plural(width, 'cell')} in a line, as the header has, found {plural(num_longer, 'line')} with "
-                f"more ({and_more(longer, num_longer)}). A {name} in a text begins another cell, in quotes or not: remove it there."
+                f"more ({and_more(longer, num_longer)}). A {in_words(self.separator)} in a "
+                f"text begins another cell, in quotes or not: remove it there."
             )
         if self.num_rows == 0:
             raise DatasetError(f"{self}: expected lines after the header, found none; remove the file if there is nothing to tell.")
@@ -383,7 +323,3 @@ def _remedy(value, name):
     if re.fullmatch(r"\s*[+-]?\d+,\d+\s*", value):
         return "Write a decimal point, not a comma."
     return f"Correct them, or declare the column {name}:token if it holds names."
-
-
-def _short(text):
-    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -73,7 +73,8 @@ class _Interactions:
 def write_atomic_files(folder, name, tables):
     """Write the atomic files of a data set; those that are there are replaced once all new ones are complete.
 
-    Fields that begin with a quote, or hold one, are quoted as pandas, with which RecBole reads, expects it.
+    Fields that hold a quote are quoted as a CSV writer does it, for which every reader takes them: ours, which judges a file by
+    all its quotes, and RecBole's own. Written as it is, a title that stands in quotes throughout would be read without them.
 
     Args:
         folder (pathlib.Path): of the data set; made if it is not there.

@@ -3,8 +3,7 @@
 import numpy as np
 from recbole.utils import FeatureType
 
-from recbole_rella.atomic.errors import DatasetError
-from recbole_rella.atomic.reading import plural
+from recbole_rella.atomic.errors import DatasetError, plural
 
 
 class Answers:

@@ -12,8 +12,8 @@ import recbole.data.dataset.dataset as recbole_dataset
 
 from recbole_rella import processes
 from recbole_rella.atomic.convert import how_to_convert
-from recbole_rella.atomic.errors import DatasetError
-from recbole_rella.atomic.reading import NAMED, AtomicFile, and_more, plural
+from recbole_rella.atomic.errors import NAMED, DatasetError, and_more, plural
+from recbole_rella.atomic.reading import AtomicFile
 from recbole_rella.data.column_names import names_in_recbole
 from recbole_rella.rows.account import Account
 

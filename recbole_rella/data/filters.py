@@ -5,8 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 
-from recbole_rella.atomic.errors import DatasetError
-from recbole_rella.atomic.reading import and_more, plural
+from recbole_rella.atomic.errors import DatasetError, and_more, plural
 
 
 def _plain(token):

@@ -1,8 +1,9 @@
 """Data sets whose rows keep their names: RecBole's Dataset with a row_id, raw ratings and times, histories, and one split.
 
 RecBole removes, rescales or rounds ratings and times while it prepares the data; they are copied before. Rows are
-numbered in the order (time, user, item) after RecBole's filters, or in a random one where history_shuffle_seed is given:
-the row_id. It is what models that run side by side have in common, whatever RecBole's own data set of each does to the rows.
+numbered in the order (time, user, item, rating, label) after RecBole's filters, or in a random one where history_shuffle_seed
+is given: the row_id. It is what models that run side by side have in common, whatever RecBole's own data set of each does to
+the rows.
 """
 
 import numpy as np
@@ -11,8 +12,7 @@ from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_rella.atomic.errors import DatasetError
-from recbole_rella.atomic.reading import plural
+from recbole_rella.atomic.errors import DatasetError, plural
 from recbole_rella.data.answers import Answers
 from recbole_rella.data.atomic_files import ReadsAtomicFiles
 from recbole_rella.data.filters import CountsFilteredRows

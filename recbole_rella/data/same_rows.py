@@ -20,13 +20,14 @@ class _SameRows(KeepsRows):
 
     def build(self):
         parts = self._split()
-        # The row_id stays a column, by which predictions are named, but is no field of which a model makes a feature.
-        hidden = [ROW_ID, ROW_ID + (self.config["LIST_SUFFIX"] or "_list")]
+        # The row_id stays a column, by which predictions are named, but is no field of which a model makes a feature. Nor is the
+        # rating of the row itself, where labels are not made of it: it is the answer. Ratings of the past may be seen.
+        row_ids = ROW_ID + (self.config["LIST_SUFFIX"] or "_list")
         for properties in (self.field2type, self.field2source, self.field2seqlen, self.field2id_token):
-            for field in hidden:
+            for field in (ROW_ID, row_ids, self.config["RATING_FIELD"]):
                 properties.pop(field, None)
         for part in parts:
-            part.inter_feat.interaction.pop(hidden[1], None)
+            part.inter_feat.interaction.pop(row_ids, None)
         return parts
 
 

@@ -1,7 +1,7 @@
 """Every row's history, without copying any: rows are grouped by user once, and a history is a slice of that.
 
-Rows are numbered in the order (time, user, item), so a smaller number is an earlier row. The histories of n rows are a
-CSR array with one entry a row, not one an earlier row: `row_ids[start[user] : start[user + 1]]` are the rows of a user,
+Rows are numbered in the order (time, user, item, rating, label), so a smaller number is an earlier row. The histories of n rows
+are a CSR array with one entry a row, not one an earlier row: `row_ids[start[user] : start[user + 1]]` are the rows of a user,
 oldest first, and the history of a row is the part of it before the row. Plain numpy: 26 bytes a row in all.
 """
 
@@ -16,7 +16,7 @@ NO_SPLIT, TRAIN, VALID, TEST = -1, 0, 1, 2
 
 @dataclass
 class Rows:
-    """The columns of all rows, in the order (time, user, item); the row_id is the index.
+    """The columns of all rows, in the order in which they are numbered; the row_id is the index.
 
     Attributes:
         user, item (numpy.ndarray): RecBole's internal ids, int32 [rows].

@@ -37,7 +37,15 @@ def by_time(time, user_rank, item_rank, answers=()):
     Returns:
         numpy.ndarray: int64, places of the rows, first row first.
     """
-    return np.lexsort((*reversed(answers), item_rank, user_rank, time))
+    columns = [time, user_rank, item_rank]
+    order = np.lexsort(columns[::-1])
+    # Few rows, if any, are of the same time, user and item: they alone are compared further.
+    repeated, _ = repeats([column[order] for column in columns], ())
+    tied = np.flatnonzero(repeated | np.append(repeated[1:], False))
+    if len(tied) and len(answers):
+        places = order[tied]
+        order[tied] = places[np.lexsort([column[places] for column in (*reversed(answers), *reversed(columns))])]
+    return order
 
 
 def shuffled(user_rank, item_rank, answers, seed):

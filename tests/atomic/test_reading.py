@@ -209,6 +209,10 @@ def test_line_numbers_and_short_lines(lines):
     assert file.num_short == len(short) and file.short == short[:5]
 
 
+def test_one_column_named_in_two_words():
+    assert AtomicFile(write("full name:token\nx y\n")).columns == {"full name": "token"}
+
+
 def test_longer_lines_are_an_error_with_their_numbers():
     lines = ["1\t2\t3", "1\t2\t3\t4", "", "1\t2\t3\t", '1\t"2\t2"\t3']
     message = "x.inter: expected 3 cells in a line, as the header has, found 3 lines with more"

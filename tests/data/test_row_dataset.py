@@ -336,3 +336,24 @@ def test_rows_and_split_do_not_depend_on_the_order_of_the_lines(kind, movies):
     for other in found[1:]:
         for a, b in zip(found[0], other):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("model", ["FM", "DCNV2", "DIN", "DIEN"])
+def test_no_model_sees_the_rating_of_the_row_itself(model, movies):
+    """Where the data set has labels of its own, RecBole leaves the rating among the features: it is the answer."""
+    name, tiny = movies
+    rewrite_inter(
+        tiny, name, lambda columns: [*columns, "label:float" if columns[2] == "rating:float" else str(int(columns[2] > "3"))]
+    )
+    own = {**tiny, "threshold": None}
+    make_split(name, own)
+    config, dataset, loaders = load(model, name, own)
+    train = loaders[0]._dataset
+    assert "rating" in train.inter_feat and "rating" not in train.fields()
+    network = config.model_class(config, train)
+    batch = next(iter(loaders[0]))
+    network.eval()
+    scores = network.predict(batch)
+    batch.interaction["rating"] = 6 - batch["rating"]
+    np.testing.assert_array_equal(network.predict(batch).detach().numpy(), scores.detach().numpy())
+    assert np.isfinite(float(network.calculate_loss(batch)))
