@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from recbole.config import Config
 
 import recbole_rella
-from recbole_rella import arguments, keys
-from recbole_rella import config
+from recbole_rella import arguments, config, keys
 from recbole_rella.config import absolute, chat_template, compared, no_command_line, plain, template_file
 from recbole_rella.key_docs import help_text, key_texts, markdown, recbole_defaults
 from recbole_rella.keys import AFFECTS, KEYS, ConfigError, affecting
