@@ -39,7 +39,7 @@ def load_state(path):
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # those of zip files, pickles and the disk: whatever the damage, the remedy is the same
             raise RunError(
-                f"resume_from: expected the state of a run in {path}, found a file that does not read ({error}). Start the run again."
+                f"resume_from: expected the state of a run in {path}, found one that does not read ({error}). Start the run again."
             ) from error
 
     return processes.from_first(read)
@@ -93,7 +93,7 @@ class Interruption:
 
     @contextmanager
     def watched(self):
-        """Within this context Ctrl-C waits; elsewhere than in the main thread of a program with Python's own handler nothing changes."""
+        """Within this context Ctrl-C waits, in the main thread of a program with Python's own handler; else nothing changes."""
         own = signal.default_int_handler
         if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not own:
             yield

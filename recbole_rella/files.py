@@ -20,7 +20,7 @@ from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
-# Part of the name of every cached file: raise it when the same input would give another embedded LLM, other vectors or other prompts.
+# Part of the name of every cached file: raise it when the same input would give another embedded LLM, vectors or prompts.
 CACHE_VERSION = 3
 
 
@@ -37,7 +37,7 @@ def replacing(path):
     try:
         yield temporary / path.name
         if path.is_dir():
-            # A folder cannot be replaced in one step: the old one is moved aside first, and back if the new one cannot take its place.
+            # A folder cannot be replaced in one step: the old one is moved aside first, and back if that fails.
             os.replace(path, temporary / "old")
             try:
                 os.replace(temporary / path.name, path)
@@ -143,7 +143,7 @@ def cached_arrays(folder, kind, parts, make):
     Args:
         folder (pathlib.Path): the cache.
         kind (str): what the arrays are; the file's name begins with it.
-        parts (tuple or None): all that the arrays depend on, for `cache_key`; None where that cannot be known: nothing is kept then.
+        parts (tuple or None): all that the arrays depend on, for `cache_key`; None where that is not known: nothing is kept.
         make (callable): no arguments, returns a dict of arrays.
 
     Returns:

@@ -1,6 +1,7 @@
 """KeepsPredictions: what every trainer here has beyond RecBole's, be the model ReLLa or built in.
 
-The scores of evaluated rows are kept by row_id, the run folder is written, and a validation metric that cannot be computed loses no run.
+The scores of evaluated rows are kept by row_id, the run folder is written, and no run is lost to a validation metric that cannot be
+computed.
 """
 
 import time
@@ -59,8 +60,8 @@ class KeepsPredictions:
         reason = why_not_measurable(self.config["valid_metric"], labels, users)
         if reason:
             self.logger.warning(
-                f"valid_metric: {self.config['valid_metric']} cannot be computed on the {len(labels)} validation rows, as {reason}. The "
-                "last epoch is kept as the best one. Give the validation part more rows, or set valid_metric to LogLoss."
+                f"valid_metric: {self.config['valid_metric']} cannot be computed on the {len(labels)} validation rows: {reason}. "
+                "The last epoch is kept as the best one. Give the validation part more rows, or set valid_metric to LogLoss."
             )
 
     def _valid_epoch(self, valid_data, show_progress=False):

@@ -60,7 +60,7 @@ def find_model(name):
 def make_config(model=None, dataset=None, config_file_list=None, config_dict=None):
     """RecBole's Config; the model may be an import path, also where only a file or the dictionary names it.
 
-    Where the dictionary says resume_from, the folder of that run stands for what the settings name as the run did: its LLM, its texts.
+    Where the dictionary says resume_from, the folder of that run stands for its LLM and its texts.
     """
     files = checked_files(config_file_list)
     if (config_dict or {}).get("resume_from"):

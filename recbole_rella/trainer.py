@@ -1,9 +1,9 @@
 """ReLLaTrainer: RecBole's Trainer with its hooks overridden.
 
-RecBole's loop stays: epochs, early stopping, evaluation, metrics. It calls the loss of a batch, then backward, then the optimizer. Here
-the loss of a batch has made all its gradients already, one forward pass after the other under a token budget, and what RecBole
-gets is a number whose own backward pass adds nothing. Also ours: the forward passes are shared by the processes of a run; the learning
-rate schedule; the adapters as checkpoint; the state from which an interrupted run goes on (checkpoint.py).
+RecBole's loop stays: epochs, early stopping, evaluation, metrics. It calls the loss of a batch, then backward, then the optimizer.
+Here the loss of a batch has made all its gradients already, one forward pass after the other under a token budget, and what RecBole
+gets is a number whose own backward pass adds nothing. Also ours: the forward passes are shared by the processes of a run; the
+learning rate schedule; the adapters as checkpoint; the state from which an interrupted run goes on (checkpoint.py).
 """
 
 import time

@@ -166,8 +166,10 @@ def test_rating_absent_while_the_template_needs_it(movies, tmp_path, forbid):
 
 def test_no_time_field(movies, forbid):
     name, tiny = movies
-    found = r"found user_id:token, item_id:token, rating:float\."
-    with pytest.raises(ValueError, match=f"TIME_FIELD: expected a float field 'timestamp' in the .inter file, {found}"):
+    with pytest.raises(
+        ValueError,
+        match=r"TIME_FIELD: expected a float field 'timestamp' in the .inter file, found user_id:token, .* rating:float\.",
+    ):
         build(name, tiny, load_col={"inter": ["user_id", "item_id", "rating"]})
 
 
@@ -183,8 +185,10 @@ def test_missing_times_and_ratings(movies, forbid):
 
 def test_no_label(movies, forbid):
     name, tiny = movies
-    found = "found user_id:token, item_id:token, rating:float, timestamp:float; set threshold"
-    with pytest.raises(ValueError, match=f"LABEL_FIELD: expected a label in every row, {found}"):
+    with pytest.raises(
+        ValueError,
+        match="LABEL_FIELD: expected a label in every row, found user_id:token, .* timestamp:float; set threshold",
+    ):
         build(name, without(tiny, "threshold"))
 
 
@@ -224,7 +228,7 @@ def test_data_set_of_one_row(tmp_path, forbid):
 def test_a_row_that_cannot_fit_is_named(movies, llms, forbid):
     name, tiny = movies
     with pytest.raises(
-        ValueError, match=r"the prompt of user \d+ about item 1\d\d \(row \d+\) has \d+ tokens without any behaviour, and 40"
+        ValueError, match=r"the prompt of user \d+ about item 1\d\d \(row \d+\) has \d+ tokens without any behaviour; 40 are"
     ):
         build(name, tiny, llm=llms("llama"), max_prompt_tokens=40)
 

@@ -179,7 +179,7 @@ def test_one_row_and_one_label(movies, caplog):
     """Parts that a metric cannot be computed on lose no run: it is said before training, and the last epoch is kept."""
     name, tiny = movies
     result = run_recbole_rella("ReLLa", name, config_dict={**tiny, "eval_rows": 1, "epochs": 2, "run_folder": "one"})
-    assert "AUC cannot be computed on the 1 validation rows, as all of them have the label" in caplog.text
+    assert "AUC cannot be computed on the 1 validation rows: all of them have the label" in caplog.text
     assert np.isnan(result["test_result"]["auc"]) and np.isfinite(result["test_result"]["logloss"])
     run = read_run("one")
     assert run.metrics["best_epoch"] == 1 and len(run.predictions()) == 1 and np.isnan(result["best_valid_score"])

@@ -87,7 +87,7 @@ class Backbone:
 
     @cached_property
     def commit(self):
-        """The commit of a hub model, found once, from which all of its files are loaded; None for a folder, or where none is known."""
+        """The commit of a hub model, from which all of its files are loaded; None for a folder, or where none is known."""
         return None if self.folder else commit_of(self.path, self._revision)
 
     def _load(self, loader, what, **arguments):

@@ -4,8 +4,8 @@ Depth first, the tokens that attend to token k are those from k to before `behin
 itself, so that no mask of all pairs is ever stored. Which blocks of 128 x 128 pairs have none, some or all of their pairs follows
 from the same numbers, without making the mask either.
 
-Tested on a CPU, where PyTorch runs it uncompiled; it has not been run on a GPU yet. `tree_way` tries it there before it is used, and
-takes a mask where it does not run or gives other logits or gradients.
+Tested on a CPU, where PyTorch runs it uncompiled; it has not been run on a GPU yet. `tree_way` tries it there before it is used,
+and takes a mask where it does not run or gives other logits or gradients.
 """
 
 import functools
@@ -38,7 +38,7 @@ def blocks(tree):
 
 
 def _listed(chosen):
-    """How many blocks of each row are chosen, and which, those first; as FlexAttention takes them: int32 [1, 1, n], [1, 1, n, n]."""
+    """How many blocks of each row are chosen, and which, those first, for FlexAttention: int32 [1, 1, n], [1, 1, n, n]."""
     order = np.argsort(~chosen, axis=1, kind="stable")
     return [torch.from_numpy(values.astype(np.int32))[None, None] for values in (chosen.sum(axis=1), order)]
 

@@ -138,9 +138,9 @@ class Prompter(RowTexts):
                 too_many = middle
         if best is None:
             raise PromptBudgetError(
-                f"max_prompt_tokens: the prompt of user {self.user_ids[self.rows.user[row]]} about item {self.item_ids[target]} (row "
-                f"{row}) has {len(ids)} tokens without any behaviour, and {self.max_tokens} are allowed. Raise max_prompt_tokens (the "
-                "LLM's positions permitting), or shorten the profile, the question or the item's name."
+                f"max_prompt_tokens: the prompt of user {self.user_ids[self.rows.user[row]]} about item {self.item_ids[target]} "
+                f"(row {row}) has {len(ids)} tokens without any behaviour; {self.max_tokens} are allowed. Raise max_prompt_tokens "
+                "(the LLM's positions permitting), or shorten the profile, the question or the item's name."
             )
         return best
 

@@ -1,7 +1,7 @@
 """Encoders: item sentences to vectors.
 
-An encoder has `identity` (str, which names its weights and settings; None where it cannot be known), `encode(list of str) -> [n, d]`,
-and `fit(list of str)` if it learns from the catalogue.
+An encoder has `identity` (str, which names its weights and settings; None where it cannot be known),
+`encode(list of str) -> [n, d]`, and `fit(list of str)` if it learns from the catalogue.
 """
 
 import logging

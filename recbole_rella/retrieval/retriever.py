@@ -1,4 +1,4 @@
-"""SUBR over all rows of a data set: what was found ahead of time, and what other candidates are searched for when they are asked for."""
+"""SUBR over all rows of a data set: what was found ahead of time, and a search for other candidates when they are asked for."""
 
 import time
 from dataclasses import dataclass, replace

@@ -1,6 +1,6 @@
 """What a data set says of its items, and of what users have done: all that a request of a new user needs of it.
 
-What a request gives goes through the same steps as the files did, so that it reads in a prompt as a row of the data set does (law 11).
+What a request gives goes through the same steps as the files did, so that it reads in a prompt as a row does (law 11).
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class RequestError(RellaError):
 
 @dataclass(frozen=True)
 class Item:
-    """An item of a request: the name that the result calls it, (field, words) of all of its fields, and RecBole's id if it has one."""
+    """An item of a request: its name in the result, (field, words) of all of its fields, and RecBole's id if it has one."""
 
     name: str
     words: tuple

@@ -1,8 +1,8 @@
-"""A finished run for other programs: the LLM with its adapters merged in, as a plain Hugging Face folder; its prompts as JSON Lines.
+"""A finished run for other programs: the LLM with its adapters merged in, as a Hugging Face folder; its prompts as JSON Lines.
 
 The exported LLM has the dtype of the run. In float32 its scores are the run's; in bfloat16 or float16 the sum of weights and
 adapters is rounded once, and scores differ by as much. A quantized LLM is dequantized first: the adapters were tuned on top of
-those weights, not on top of the ones before. (Over 8 bits scores still differ a little: bitsandbytes rounds what enters a layer, too.)
+those weights, not on top of the ones before. (Over 8 bits scores still differ a little: bitsandbytes rounds a layer's input, too.)
 """
 
 import json
@@ -127,7 +127,7 @@ class Export:
         scores = dict(zip(table["row_id"].tolist(), table["score"].tolist()))
         if set(scores) != set(rows.tolist()):
             raise ExportError(
-                f"Expected the test rows that the run in {self.run.folder} scored, found others: its data set has changed. Run it again."
+                f"Expected the test rows that {self.run.folder} scored, found others: its data set has changed. Run it again."
             )
         return scores
 

@@ -130,7 +130,8 @@ def load(folder, device=None):
             arrays = dict(archive)
     except Exception as error:  # of files, zip archives and JSON: whatever the damage, the remedy is the same
         raise ScorerError(
-            f"from_pretrained: expected a scorer that save_pretrained wrote, found {folder}, which does not read ({error}). Save it again."
+            f"from_pretrained: expected a scorer that save_pretrained wrote, found {folder}, which does not read ({error}). "
+            "Save it again."
         ) from error
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings, named = saved["settings"], saved["llm"]

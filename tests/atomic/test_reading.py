@@ -215,8 +215,8 @@ def test_one_column_named_in_two_words():
 
 def test_longer_lines_are_an_error_with_their_numbers():
     lines = ["1\t2\t3", "1\t2\t3\t4", "", "1\t2\t3\t", '1\t"2\t2"\t3']
-    message = "x.inter: expected 3 cells in a line, as the header has, found 3 lines with more"
-    with pytest.raises(DatasetError, match=rf"{message} \(line 3 has 4, line 5 has 4, line 6 has 4\)"):
+    message = r"x.inter: expected 3 cells in a line, .* found 3 lines with more \(line 3 has 4, line 5 has 4, line 6 has 4\)"
+    with pytest.raises(DatasetError, match=message):
         AtomicFile(write(HEAD + "\n".join(lines)))
     with pytest.raises(DatasetError, match=r"found 30 lines with more \(line 2 has 4, line 3 has 4, .*, \.\.\.\)"):
         AtomicFile(write(HEAD + "1\t2\t3\t4\n" * 30))

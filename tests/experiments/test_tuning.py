@@ -84,7 +84,7 @@ def test_no_trial_came_to_its_end(movies):
 
 
 def test_trials_share_the_caches(movies, own_cache, monkeypatch):
-    """lora_r changes nothing before the adapters: one pretraining with its encoding, one encoding, retrieval and set of prompts."""
+    """lora_r changes nothing before the adapters: one pretraining with an encoding of its own, one encoding, retrieval, prompts."""
     import recbole_rella.files as files
     from recbole_rella.llm import mini
 

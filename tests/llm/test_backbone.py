@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import FAMILIES, MIXTURES, write_llm, written_predictions
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from recbole_rella import run_recbole_rella
+from recbole_rella import load_data_and_model, run_recbole_rella
 from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, automatic_dtype, load_adapter, save_adapter
 from recbole_rella.llm.scoring import answer_logits
 from recbole_rella.serving.export import Export
@@ -72,6 +73,26 @@ def test_a_run_that_retrieves_by_the_llm_scores_as_plain_peft(family, movies, ll
         scores.append(torch.softmax(logits, -1)[0].item())
     assert np.ptp(scores) > 1e-3 and [record["row_id"] for record in records] == table["row_id"].tolist()
     np.testing.assert_allclose(table["score"], scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt-oss", "qwen3-moe"])
+def test_mixtures_of_experts_run_from_end_to_end(family, movies, llms):
+    """The scores that a run leaves are those of the plain LLM with the saved adapters."""
+    name, tiny = movies
+    settings = {**tiny, "llm": llms(family), "lora_target_modules": MIXTURES[family][-1], "learning_rate": 0.02, "train_shots": 16}
+    run_recbole_rella("ReLLa", name, config_dict=settings)
+    (run,) = Path("saved").glob("ReLLa-*")
+    predictions = pd.read_csv(run / "test_predictions.csv", dtype={"score": np.float32})
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(llms(family), dtype=torch.float32), run / "adapter"
+    ).eval()
+    dataset = load_data_and_model(run)[2]
+    rows = predictions["row_id"].to_numpy()
+    ids, _ = dataset.assembly.prompter.token_ids(rows, dataset.rows.item[rows], np.full(len(rows), True))
+    with torch.no_grad():
+        logits = torch.stack([plain(input_ids=torch.tensor([i])).logits[0, -1, list(dataset.assembly.answer_ids)] for i in ids])
+    np.testing.assert_allclose(torch.softmax(logits, -1)[:, 0], predictions["score"], atol=1e-5)
+    assert np.ptp(predictions["score"]) > 1e-3
 
 
 def test_an_adapter_that_does_not_fit(llms, tmp_path):

@@ -51,7 +51,7 @@ class ReLLa(AbstractRecommender):
         )
 
     def prompted(self, interaction):
-        """The interaction with the prompts of its rows, which are there already unless RecBole sampled other items: PromptedRows."""
+        """The interaction with the prompts of its rows (PromptedRows), there already unless RecBole sampled other items."""
         return with_prompts(self.prompter, interaction, self.ITEM_ID)
 
     def losses(self, interaction, shared=False):
