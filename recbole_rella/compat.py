@@ -1,7 +1,7 @@
 """What RecBole 1.2.1 needs to run beside today's numpy, scipy and torch.
 
-Every shim names the release that made it necessary and does nothing under an older one. ``apply`` runs before RecBole
-is imported. tests/test_compat.py fails as soon as RecBole no longer needs one of them.
+Every shim names the release that made it necessary, or the one that made it needless, and does nothing where it is not needed.
+``apply`` runs before RecBole is imported. tests/test_compat.py fails as soon as RecBole no longer needs one of them.
 """
 
 import contextlib
@@ -47,11 +47,27 @@ def _trusted_checkpoints():
         trainer.torch = _TorchThatLoadsConfigs()
 
 
+def _loss_of_one_row():
+    """Before numpy 2.4 ``np.float64`` makes a number of an array of one value, whose length RecBole's LogLoss asks for."""
+    from recbole.evaluator.metrics import LogLoss
+
+    mean_loss = LogLoss.metric_info
+    if np.ndim(np.float64(np.zeros(1))) == 0 and not hasattr(mean_loss, "__wrapped__"):
+
+        @functools.wraps(mean_loss)
+        def metric_info(self, preds, trues):
+            times = 2 if len(preds) == 1 else 1  # the mean over a row that stands there twice is its own
+            return mean_loss(self, preds.repeat(times), trues.repeat(times))
+
+        LogLoss.metric_info = metric_info
+
+
 def apply():
     """Apply every shim that the installed libraries need. Calling it twice is harmless."""
     _numpy_aliases()
     _dok_matrix_update()
     _trusted_checkpoints()
+    _loss_of_one_row()
 
 
 @contextlib.contextmanager

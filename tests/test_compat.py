@@ -12,6 +12,8 @@ import recbole.model.general_recommender.lightgcn
 import recbole.trainer.trainer
 import scipy
 import torch
+from recbole.evaluator.metrics import LogLoss
+from sklearn.metrics import log_loss
 
 from recbole_rella import compat
 
@@ -84,6 +86,14 @@ def test_recboles_checkpoints_still_pickle_their_config(tmp_path):
     # Only RecBole's trainer sees the other load, and everything else of torch as it is.
     assert recbole.trainer.trainer.torch.load(file)["config"] is compat._TorchThatLoadsConfigs
     assert recbole.trainer.trainer.torch.nn is torch.nn
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_logloss_of_few_rows(n):
+    random = np.random.default_rng(n)
+    preds, trues = random.random(n).astype(np.float32), (random.random(n) < 0.5).astype(np.float32)
+    found = LogLoss({"metric_decimal_place": 4}).metric_info(preds, trues)
+    assert found == pytest.approx(log_loss(trues, preds, labels=[0, 1]), abs=1e-6)
 
 
 def test_nothing_imports_ray(facts):
