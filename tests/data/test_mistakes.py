@@ -322,10 +322,10 @@ def test_nothing_odd_is_no_warning(caplog):
 UNLISTED = {**FILES, "inter": INTER + "u9\t77\t4\t2000\nu1\t77\t4\t2001\n"}
 ODD = {
     "rows without ids": (
-        inter("u2\t6\t3", "\t6\t3") | {"inter": INTER.replace("u2\t6\t3\t", "\t6\t3\t", 1).replace("u0\t2\t5\t", "u0\tNA\t5\t", 1)},
+        inter("u2\t6\t3", "\t6\t3") | {"inter": INTER.replace("u2\t6\t3\t", "\t6\t3\t", 1).replace("u0\t2\t5\t", "u0\t\t5\t", 1)},
         {},
         58,
-        r"60 rows in shop.inter, 58 kept: 2 without user_id or item_id \(empty, or .*: line 4, 6\)\.",
+        r"60 rows in shop.inter, 58 kept: 2 without user_id or item_id \(line 4, 6\)\.",
     ),
     "lines of .item without an id": (
         item("4\tThing", "\tThing"),

@@ -189,9 +189,10 @@ def test_threads_share_one_scorer(scorer):
 
 def test_loading_leaves_a_host_program_alone(trained_run, tmp_path, monkeypatch):
     """No handler of the logging is added or taken away, and nothing is written into the working folder."""
+    run = trained_run.resolve()
     (tmp_path / "host").mkdir()
     monkeypatch.chdir(tmp_path / "host")
     before, level = list(logging.getLogger().handlers), logging.getLogger().level
-    Scorer.load(trained_run)
+    Scorer.load(run)
     assert logging.getLogger().handlers == before and logging.getLogger().level == level
     assert list((tmp_path / "host").iterdir()) == []
