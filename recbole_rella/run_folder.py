@@ -114,6 +114,11 @@ class Run:
         return pd.read_csv(path, dtype={"user_id": str, "item_id": str}) if path.is_file() else None
 
     @property
+    def is_scored(self):
+        """Whether its test rows were scored."""
+        return self.metrics is not None and (self.folder / PREDICTIONS).is_file()
+
+    @property
     def has_adapter(self):
         """Whether ReLLa was trained or validated here."""
         return (self.folder / ADAPTER).is_dir()

@@ -52,10 +52,10 @@ def test_recbole_prints_what_the_saved_predictions_give(model, movies):
     own = {**tiny, "metrics": ["AUC", "LogLoss", "Accuracy", "UAUC"], "metric_decimal_place": 8}
     if model == "FM":
         from recbole_rella.experiments.plan import make_entries, settings_of
-        from recbole_rella.experiments.side_by_side import prepare_ground
+        from recbole_rella.experiments.side_by_side import make_experiment
 
-        ground = prepare_ground([], name, None, own)
-        own = settings_of(*make_entries(["FM"]), ground.base, 1, ground.split_file)
+        experiment = make_experiment([], name, None, own)
+        own = settings_of(*make_entries(["FM"]), experiment.base, 1, experiment.split_file)
         own.pop("model"), own.pop("dataset")
     result = run_recbole_rella(model, name, config_dict=own)
     (folder,) = Path("saved").glob(f"{model}-*")

@@ -13,7 +13,7 @@ import yaml
 
 from recbole_rella.experiments.child import ERROR
 from recbole_rella.files import replacing
-from recbole_rella.run_folder import METRICS, PREDICTIONS
+from recbole_rella.run_folder import RunError, read_run
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,10 @@ class Outcome:
 def _finished(folder):
     """The metrics of a run that is complete, or None."""
     try:
-        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        run = read_run(folder)
+    except RunError:
         return None
-    return metrics if (folder / PREDICTIONS).is_file() else None
+    return run.metrics if run.is_scored else None
 
 
 def _why(code, folder):

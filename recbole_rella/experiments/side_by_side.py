@@ -14,13 +14,14 @@ from recbole_rella.experiments.table import models_table, runs_table, write_tabl
 from recbole_rella.files import fingerprint
 from recbole_rella.keys import ConfigError, affecting
 from recbole_rella.rows.split import Split, SplitError
+from recbole_rella.run_folder import read_run
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What the models of an experiment stand on: ReLLa's configuration, the folder, the split and the labels of its rows."""
+class Experiment:
+    """What all runs of an experiment have in common: ReLLa's configuration, the folder, the split and the labels of its rows."""
 
     base: object
     folder: Path
@@ -36,7 +37,7 @@ def _whole_numbers(value, key):
     return values
 
 
-def prepare_ground(entries, dataset=None, config_file_list=None, config_dict=None):
+def make_experiment(entries, dataset=None, config_file_list=None, config_dict=None):
     """Check the configuration, and make the split, or take the one that the same data and settings made before.
 
     Args:
@@ -44,7 +45,7 @@ def prepare_ground(entries, dataset=None, config_file_list=None, config_dict=Non
         dataset, config_file_list, config_dict: as for `run_recbole_rella`; the command line counts too.
 
     Returns:
-        Ground: the base of every run.
+        Experiment: the base of every run.
 
     Raises:
         ConfigError: keys of ours, before anything is read.
@@ -72,7 +73,7 @@ def prepare_ground(entries, dataset=None, config_file_list=None, config_dict=Non
         split = Split.of(rows)
         split.save(split_file)
     base["train_shots"] = shots
-    return Ground(base, folder, split_file, split, rows.rows.label)
+    return Experiment(base, folder, split_file, split, rows.rows.label)
 
 
 def _check_same_rows(outcomes, split):
@@ -85,42 +86,42 @@ def _check_same_rows(outcomes, split):
         if shots < len(split.train):
             # Shots: the same ones for all models that train on so many with that seed.
             expected = {**whole, "train": drawn.setdefault((shots, outcome.run.seed), found["train"])}
-        tested = np.loadtxt(outcome.folder / "test_predictions.csv", delimiter=",", skiprows=1, usecols=0, dtype=np.int64)
+        tested = read_run(outcome.folder).predictions()["row_id"]
         if found != expected or not np.array_equal(tested, split.test):
             raise SplitError(
                 f"Expected the rows of {split.identity} in every run, found others in {outcome.folder}. Delete that folder."
             )
 
 
-def seeds_of(ground, seeds):
+def seeds_of(experiment, seeds):
     """The given seeds, or those of the configuration.
 
     Raises:
         ConfigError: they are no different integers.
     """
     if seeds is None:
-        seeds = ground.base["seed"]
+        seeds = experiment.base["seed"]
     return _whole_numbers(seeds, "seeds")
 
 
-def run_all(ground, runs, report):
+def run_all(experiment, runs, report):
     """Execute runs and check that they are comparable.
 
     Args:
-        ground (Ground): of all runs.
+        experiment (Experiment): of all runs.
         runs (list of Run): in the order of the table.
         report (callable): takes lines for the user.
 
     Returns:
         list of Outcome: in the same order; a run whose scores are no probabilities counts as failed.
     """
-    split = ground.split
+    split = experiment.split
     report(
-        f"{ground.base['dataset']}: {len(split.train)} training, {len(split.valid)} validation and {len(split.test)} test rows, "
-        f"the same for every model ({ground.split_file})"
+        f"{experiment.base['dataset']}: {len(split.train)} training, {len(split.valid)} validation and {len(split.test)} test "
+        f"rows, the same for every model ({experiment.split_file})"
     )
     outcomes = []
-    for outcome in execute(runs, ground.folder, report):
+    for outcome in execute(runs, experiment.folder, report):
         if outcome.metrics is not None and "test_exact" not in outcome.metrics:
             failure = "its scores are no probabilities: expected values in [0, 1]"
             outcome = type(outcome)(outcome.run, outcome.folder, None, failure)
@@ -129,9 +130,9 @@ def run_all(ground, runs, report):
     return outcomes
 
 
-def heading(ground, seeds, title):
+def heading(experiment, seeds, title):
     """What stands above every table: the data, the rows, and how to read it."""
-    split = ground.split
+    split = experiment.split
     return (
         f"# {title}\n\n"
         f"{len(split.train)} training, {len(split.valid)} validation and {len(split.test)} test rows, the same for every model; "
@@ -163,18 +164,18 @@ def run_side_by_side(models, dataset=None, config_file_list=None, config_dict=No
         ConfigError, ModelError: before anything is read.
     """
     entries = make_entries(models)
-    ground = prepare_ground(entries, dataset, config_file_list, config_dict)
-    seeds = seeds_of(ground, seeds)
+    experiment = make_experiment(entries, dataset, config_file_list, config_dict)
+    seeds = seeds_of(experiment, seeds)
     runs = [
-        Run(entry, seed, None, settings_of(entry, ground.base, seed, ground.split_file.resolve()))
+        Run(entry, seed, None, settings_of(entry, experiment.base, seed, experiment.split_file.resolve()))
         for entry in entries
         for seed in seeds
     ]
-    outcomes = run_all(ground, runs, report)
+    outcomes = run_all(experiment, runs, report)
     of_runs = runs_table(outcomes, [run.entry.label for run in runs])
-    table, pairs = models_table(of_runs, outcomes, ground.labels[ground.split.test])
-    folder = Path(output_folder).expanduser() if output_folder else ground.folder
-    title = f"{', '.join(entry.label for entry in entries)} on {ground.base['dataset']}"
-    report("\n" + write_table(folder, of_runs, table, pairs, heading(ground, seeds, title)))
+    table, pairs = models_table(of_runs, outcomes, experiment.labels[experiment.split.test])
+    folder = Path(output_folder).expanduser() if output_folder else experiment.folder
+    title = f"{', '.join(entry.label for entry in entries)} on {experiment.base['dataset']}"
+    report("\n" + write_table(folder, of_runs, table, pairs, heading(experiment, seeds, title)))
     report(f"Written to {folder}")
     return table, of_runs, folder

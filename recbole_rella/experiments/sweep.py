@@ -9,7 +9,7 @@ import yaml
 from recbole_rella.arguments import flags, read_value
 from recbole_rella.config import PATHS, RUN_ALONE, data_keys
 from recbole_rella.experiments.plan import Entry, Run, make_base, make_entries, settings_of, with_both_histories
-from recbole_rella.experiments.side_by_side import heading, prepare_ground, run_all, seeds_of
+from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import replacing
 from recbole_rella.keys import KEYS, ConfigError, affecting
@@ -106,19 +106,21 @@ def run_sweep(sweep, models, dataset=None, config_file_list=None, config_dict=No
     entries = make_entries(models)
     for value in values:  # one that the key cannot have is told of now
         make_base(entries, dataset, config_file_list, {**(config_dict or {}), key: value})
-    ground = prepare_ground(entries, dataset, config_file_list, config_dict)
-    seeds = seeds_of(ground, seeds)
+    experiment = make_experiment(entries, dataset, config_file_list, config_dict)
+    seeds = seeds_of(experiment, seeds)
     runs = []
-    for entry in with_both_histories(entries, {**ground.base.given_config_dict, key: None}):
+    for entry in with_both_histories(entries, {**experiment.base.given_config_dict, key: None}):
         for value in values:
             own = _with(entry, key, value)
-            runs += [Run(own, seed, value, settings_of(own, ground.base, seed, ground.split_file.resolve())) for seed in seeds]
-    outcomes = run_all(ground, runs, report)
+            runs += [
+                Run(own, seed, value, settings_of(own, experiment.base, seed, experiment.split_file.resolve())) for seed in seeds
+            ]
+    outcomes = run_all(experiment, runs, report)
     curves, heterogeneity = _curves(key, runs, outcomes)
-    folder = Path(output_folder).expanduser() if output_folder else ground.folder
-    title = f"{key} = {', '.join(map(str, values))} on {ground.base['dataset']}"
+    folder = Path(output_folder).expanduser() if output_folder else experiment.folder
+    title = f"{key} = {', '.join(map(str, values))} on {experiment.base['dataset']}"
     cells = curves.map(lambda cell: "-" if pd.isna(cell) else f"{cell:.4f}" if isinstance(cell, float) else str(cell))
-    page = f"{heading(ground, seeds, title)}\n\n{markdown(cells)}\n"
+    page = f"{heading(experiment, seeds, title)}\n\n{markdown(cells)}\n"
     with replacing(folder / f"sweep-{key}.csv") as temporary:
         curves.to_csv(temporary, index=False)
     with replacing(folder / f"sweep-{key}.md") as temporary:

@@ -6,6 +6,7 @@ import pandas as pd
 from recbole_rella.experiments.significance import paired_bootstrap
 from recbole_rella.files import replacing
 from recbole_rella.pictures import new_figure, save_figure
+from recbole_rella.run_folder import read_run
 from recbole_rella.tables import latex, markdown
 
 # Column -> whether larger is better, for those where a best one is marked.
@@ -16,14 +17,15 @@ _DECIMALS = {**dict.fromkeys(_BEST, 4), "seconds to train": 1, "ms a row": 3, "b
 
 
 def _figures(metrics):
-    """The columns of one run."""
-    exact, epoch = metrics["test_exact"], metrics["best_epoch"]
+    """The columns of one run; a metric that could not be computed (null in its file) is nan."""
+    exact = {name: float("nan") if value is None else value for name, value in metrics["test_exact"].items()}
+    valid, epoch = (metrics["valid"] or {}).get("auc"), metrics["best_epoch"]
     return {
         "seed": metrics["seed"],
         "shots": metrics["shots"],
         "trainable": metrics["parameters"]["trainable"],
         "best epoch": None if epoch is None else epoch + 1,
-        "valid AUC": (metrics["valid"] or {}).get("auc", float("nan")),
+        "valid AUC": float("nan") if valid is None else valid,
         "test AUC": exact["auc"],
         "LogLoss": exact["logloss"],
         "accuracy": exact["accuracy"],
@@ -61,7 +63,7 @@ def _cap(outcome):
 
 
 def _predictions(outcome):
-    return pd.read_csv(outcome.folder / "test_predictions.csv")["score"].to_numpy()
+    return read_run(outcome.folder).predictions()["score"].to_numpy()
 
 
 def models_table(runs, outcomes, labels_of_rows):

@@ -26,7 +26,7 @@ _KEYS = {"candidates", "user_id", "profile", "history", "id"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestRows:
     """Requests as rows: a prompter over them, the row from which each request is seen, and its candidates."""
 
     prompter: Prompter
@@ -198,7 +198,7 @@ class Scorer:
             requests (list of dict): as for `score_many`.
 
         Returns:
-            Asked: its prompter retrieves, renders and tokenizes as that of the data set does.
+            RequestRows: its prompter retrieves, renders and tokenizes as that of the data set does.
 
         Raises:
             RequestError: names what is unknown or missing.
@@ -227,7 +227,7 @@ class Scorer:
                 of.append(place)
                 names.append(item.name)
         prompter = self._prompter(list(items), columns, profiles, [str(r.get("id", place)) for place, r in enumerate(requests)])
-        return Asked(prompter, np.array(rows), np.array(targets), np.array(of), names)
+        return RequestRows(prompter, np.array(rows), np.array(targets), np.array(of), names)
 
     def _prompter(self, items, columns, profiles, names):
         """A Prompter over the rows of requests, with items and users numbered as they came."""

@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from recbole_rella import run_recbole_rella
 from recbole_rella.atomic.convert import convert
-from recbole_rella.experiments.side_by_side import prepare_ground, run_side_by_side
+from recbole_rella.experiments.side_by_side import make_experiment, run_side_by_side
 from recbole_rella.keys import ConfigError
 from recbole_rella.rows.split import Split
 
@@ -211,11 +211,11 @@ def test_bad_seeds(movies):
 def test_the_split_is_made_once_for_all_seeds_and_again_for_other_data(movies):
     name, tiny = movies
     args = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"}
-    first = prepare_ground([], name, None, {**tiny, "eval_args": args})
-    again = prepare_ground([], name, None, {**tiny, "eval_args": args})
+    first = make_experiment([], name, None, {**tiny, "eval_args": args})
+    again = make_experiment([], name, None, {**tiny, "eval_args": args})
     assert first.split_file == again.split_file and first.split.test.tolist() == again.split.test.tolist()
-    other = prepare_ground([], name, None, {**tiny, "eval_args": args, "seed": 5})
+    other = make_experiment([], name, None, {**tiny, "eval_args": args, "seed": 5})
     assert other.split_file != first.split_file and other.split.test.tolist() != first.split.test.tolist()
     data = Path(tiny["data_path"]) / name / f"{name}.inter"
     data.write_text("\n".join(data.read_text().splitlines()[:-1]) + "\n")
-    assert prepare_ground([], name, None, {**tiny, "eval_args": args}).split_file != first.split_file
+    assert make_experiment([], name, None, {**tiny, "eval_args": args}).split_file != first.split_file
