@@ -60,14 +60,16 @@ def find_model(name):
 def make_config(model=None, dataset=None, config_file_list=None, config_dict=None):
     """RecBole's Config; the model may be an import path, also where only a file or the dictionary names it.
 
-    Where the dictionary says resume_from, the folder of that run stands for its LLM and its texts.
+    Where the files or the dictionary say resume_from, the folder of that run stands for its LLM and its texts.
     """
-    files = checked_files(config_file_list)
-    if (config_dict or {}).get("resume_from"):
-        config_dict = read_run(config_dict["resume_from"]).settings(config_dict)
+    files, given = checked_files(config_file_list), {}
+    for source in (*map(read_yaml, files or []), config_dict or {}):
+        given.update(source)
+    if given.get("resume_from"):
+        kept = read_run(given["resume_from"]).settings(given)
+        config_dict = {**(config_dict or {}), **{key: value for key, value in kept.items() if given.get(key) != value}}
     if model is None:
-        named = [source["model"] for source in (*map(read_yaml, files or []), config_dict or {}) if "model" in source]
-        model = named[-1] if named else None
+        model = given.get("model")
     processes.start()  # before RecBole's Config decides which GPUs can be seen
     with anomaly_detection_kept(), errors_of_recbole():
         config = Config(find_model(model), dataset, files, config_dict)
@@ -118,7 +120,7 @@ def _load(config, run=None, allow_changed=()):
     """Data set, data loaders and model of a configuration, seeded as RecBole does it; compared with those of a run."""
     with processes.first_alone():  # the others find what it made in the caches
         dataset, loaders = load_data(config)
-    if run is not None and isinstance(dataset, ReLLaDataset):
+    if run is not None:
         run.check(identities_of(dataset.assembly), allow_changed)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     model = config.model_class(config, loaders[0]._dataset).to(config["device"])
@@ -129,8 +131,7 @@ def _run(config, saved, verbose, callback=None):
     """Train and test; returns RecBole's result dictionary. A run folder is completed, if saved and rows are known."""
     started = time.monotonic()
     logger = getLogger()
-    run = read_run(config["resume_from"]) if config["resume_from"] else None
-    dataset, loaders, model = _load(config, run, _names(config["allow_changed"]))
+    dataset, loaders, model = _load(config)
     train_data, valid_data, test_data = loaders
     logger.info(model)
     prepared = time.monotonic()
@@ -182,6 +183,8 @@ def _measured(dataset, loaders, trainer, result, seconds):
     row_id, scores = predictions["row_id"], predictions["score"]
     # Scores of sampled candidates have no row.
     if len(row_id) and dataset.config["eval_args"]["mode"]["test"] == "labeled":
+        if not np.array_equal(np.sort(row_id), np.sort(row_ids["test"])):
+            raise RuntimeError(f"The {len(row_id)} scored rows are not the {len(row_ids['test'])} test rows: please report this.")
         write_predictions(trainer.run_folder, dataset, predictions)
         # Prompts are made before, and kept: what one took when it was made counts, whether this run made it or not.
         prompts = dataset.assembly.milliseconds_a_prompt if isinstance(dataset, ReLLaDataset) else 0.0

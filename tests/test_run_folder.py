@@ -15,6 +15,7 @@ from recbole_rella.files import read_yaml
 from recbole_rella.run_folder import RunChangedError, RunError, read_run
 from recbole_rella.serving.export import Export
 from recbole_rella.serving.scorer import Scorer
+from recbole_rella.trainer import ReLLaTrainer
 
 
 def finished(movies, **more):
@@ -193,3 +194,36 @@ def test_a_table_reads_what_a_run_predicted(movies):
     folder, _ = finished(movies)
     table = read_run(folder).predictions()
     assert isinstance(table, pd.DataFrame) and table["user_id"].map(type).eq(str).all()
+
+
+def test_a_run_may_be_resumed_by_a_file(movies, monkeypatch):
+    """resume_from in a YAML file stands for the LLM and the texts of the run, as on the command line."""
+    name, tiny = movies
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, "run_folder": "run"})
+    before = read_run("run").identities
+    Path("more.yaml").write_text("resume_from: run\nepochs: 2\n")
+    monkeypatch.setattr("recbole_rella.data.embedded_llm.mini_llm", lambda *_: pytest.fail("pretrained again"))
+    run_recbole_rella("ReLLa", name, config_file_list=["more.yaml"], config_dict=tiny)
+    assert read_run("run").identities == before and len(read_run("run").predictions())
+
+
+def test_a_run_that_proves_nothing_is_refused(movies):
+    folder, _ = finished(movies)
+    (folder / "identity.json").write_text("{half")
+    with pytest.raises(RunError, match="expected identity.json in .*, which proves what the run stood on, found none that reads"):
+        load_data_and_model(folder)
+
+
+def test_what_was_scored_is_checked_to_be_the_test_rows(movies, monkeypatch):
+    name, tiny = movies
+    evaluate = ReLLaTrainer.evaluate
+
+    def rows_lost(self, *given, **more):
+        result = evaluate(self, *given, **more)
+        self.predictions = {column: values[1:] for column, values in self.predictions.items()}
+        return result
+
+    monkeypatch.setattr(ReLLaTrainer, "evaluate", rows_lost)
+    with pytest.raises(RuntimeError, match=r"The \d+ scored rows are not the \d+ test rows"):
+        run_recbole_rella("ReLLa", name, config_dict={**tiny, "run_folder": "run"})
+    assert not (Path("run") / "test_predictions.csv").exists()

@@ -13,6 +13,7 @@ from recbole_rella.files import fingerprint
 from recbole_rella.prompt.words import Words
 from recbole_rella.rows.fields import RETRIEVED, ROW_ID
 from recbole_rella.rows.numbers import number_words
+from recbole_rella.run_folder import identities_of, read_run
 
 
 class ReLLaDataset(RowDataset):
@@ -118,7 +119,8 @@ class ReLLaDataset(RowDataset):
             with retrieved behaviours), valid, test.
 
         Raises:
-            RellaError: an empty training split, training labels that are all equal, or what `assemble` cannot use.
+            RellaError: an empty training split, training labels that are all equal, or what `assemble` cannot use; RunChangedError:
+            the run to be resumed stood on something else.
         """
         self._heterogeneity_field()
         parts = self._split()
@@ -128,6 +130,8 @@ class ReLLaDataset(RowDataset):
         for part in evaluated:
             part.inter_feat = self._with_kind(part.inter_feat, self.config["eval_history"] == "retrieved")
         assembly = assemble(self, parts)
+        if self.config["resume_from"]:  # before any weights are loaded
+            read_run(self.config["resume_from"]).check(identities_of(assembly), self.config["allow_changed"])
         for part in (self, *parts):
             part.assembly = assembly
         return parts
