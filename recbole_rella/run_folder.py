@@ -138,8 +138,8 @@ class Run:
             raise RunError(f"allow_changed: expected names among {', '.join(IDENTITIES)}, found {', '.join(unknown)}.")
         if not self.identities and self.has_adapter:
             raise RunError(
-                f"run_folder: expected {IDENTITY} in {self.folder}, which proves what the run stood on, found none that reads. Runs "
-                "of versions before 0.2 have none: run it again."
+                f"run_folder: expected {IDENTITY} in {self.folder}, which proves what the run stood on, found none that reads. "
+                "Runs of versions before 0.2 have none: run it again."
             )
         different = [name for name in IDENTITIES if name in self.identities and self.identities[name] != found[name]]
         refused = [name for name in different if name not in allowed]
