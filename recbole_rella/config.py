@@ -48,6 +48,11 @@ RUN_ALONE = ("checkpoint_dir", "show_progress", "state", "worker", "log_wandb", 
 _NOWHERE = os.path.join(os.devnull, "nothing")
 
 
+def is_rella(model_class):
+    """Whether a model is ours: its class names a file of defaults in properties/model, and our keys mean something to it."""
+    return hasattr(model_class, "properties_file")
+
+
 def template_file(name):
     """The path of a prompt template, shipped with the package or the user's own."""
     return properties_folder() / "prompt" / f"{name}.jinja" if is_word("prompt_template", name) else Path(name).expanduser()
@@ -342,7 +347,7 @@ def install():
         self.given_config_dict = self.external_config_dict
         self.external_config_dict = _for_this_model(self.given_config_dict, model)
         load_builtin(self, model, model_class, dataset)
-        is_ours = hasattr(model_class, "properties_file")
+        is_ours = is_rella(model_class)
         if is_ours:
             self.rella_defaults = {}
             for path in (f"model/{model_class.properties_file}", f"dataset/{Path(str(dataset)).name}.yaml"):
@@ -352,7 +357,7 @@ def install():
 
     def finish_without_saved(self):
         settings = finish(self)
-        if hasattr(self.model_class, "properties_file") or settings.get("split_file") is not None:
+        if is_rella(self.model_class) or settings.get("split_file") is not None:
             settings.update(dataset_save_path=_NOWHERE, dataloaders_save_path=_NOWHERE)
         return settings
 

@@ -18,7 +18,7 @@ from recbole.utils import get_environment, get_model, get_trainer, init_logger, 
 
 from recbole_rella import processes
 from recbole_rella.compat import anomaly_detection_kept
-from recbole_rella.config import checked_files, errors_of_recbole, model_names, no_command_line
+from recbole_rella.config import checked_files, errors_of_recbole, is_rella, model_names, no_command_line
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.row_dataset import KeepsRows
 from recbole_rella.data.same_rows import same_rows
@@ -80,7 +80,7 @@ def make_config(model=None, dataset=None, config_file_list=None, config_dict=Non
 
 def _for_this_process(config):
     """One of several processes has a device of its own, and all but the first are quiet and write nothing."""
-    if not hasattr(config.model_class, "properties_file"):
+    if not is_rella(config.model_class):
         raise processes.ProcessError(
             f"model: expected ReLLa with several processes, found {config['model']}, which RecBole trains right with one alone."
         )
@@ -109,7 +109,7 @@ def load_data(config):
         tuple: data set; list of the data loaders of train, valid and test.
     """
     init_seed(config["seed"], config["reproducibility"])
-    ours = hasattr(config.model_class, "properties_file")
+    ours = is_rella(config.model_class)
     with nullcontext() if ours or config["split_file"] is None else same_rows(config):
         dataset = create_dataset(config)
     getLogger().info(dataset)
@@ -162,7 +162,7 @@ def _run(config, saved, verbose, callback=None):
             "total": ended - started,
         }
         measured = _measured(dataset, loaders, trainer, result, seconds)
-        write_metrics(trainer.run_folder, config, trainer, model, getattr(dataset, "assembly", None), measured)
+        write_metrics(trainer.run_folder, config, trainer, model, trainer.assembly, measured)
         logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
     return result
 

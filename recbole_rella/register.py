@@ -15,6 +15,7 @@ import recbole.data.transform
 import recbole.trainer
 
 from recbole_rella import config, metrics, processes
+from recbole_rella.config import is_rella
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.transform import PromptTransform
 from recbole_rella.model.context_aware_recommender import rella
@@ -23,7 +24,7 @@ from recbole_rella.trainer import ReLLaTrainer
 
 def _transform_by_model(builtin):
     def construct(recbole_config):
-        is_ours = hasattr(recbole_config.model_class, "properties_file")
+        is_ours = is_rella(recbole_config.model_class)
         return PromptTransform(recbole_config) if is_ours else builtin(recbole_config)
 
     return construct

@@ -128,19 +128,19 @@ def _llm_path(dataset, texts, template, folder):
     return path
 
 
-def _complete(row_texts, tokenizer, max_tokens, used_rows, samples):
-    """The Prompter of rows whose ends and lines were looked at, and the answer tokens; retrieval and stored prompts come later."""
+def _with_tokens(row_texts, tokenizer, max_tokens, used_rows, samples):
+    """Row texts with a tokenizer that was tried on some of them, and the answer tokens; retrieval and stored prompts come later.
 
-    def prompter_of(tokenizer):
-        return Prompter(**vars(row_texts), tokenizer=tokenizer, max_tokens=max_tokens)
-
-    prompter, items = prompter_of(tokenizer), row_texts.rows.item
+    Returns:
+        tuple: Prompter; tuple of int.
+    """
+    prompter, items = Prompter(**vars(row_texts), tokenizer=tokenizer, max_tokens=max_tokens), row_texts.rows.item
     random = np.random.default_rng(0)
     some = [*samples, *random.choice(used_rows, size=min(_ENDS, len(used_rows)), replace=False)]
     answer_ids = tokenizer.answer_ids([prompter.text(row, items[row], prompter.recent(row)[-1:]) for row in some])
     texts = (prompter.text(row, items[row], prompter.recent(row)) for row in some[:_WHOLE])
     if any(tokenizer.ids(text) != tokenizer.whole(text) for text in texts):
-        tokenizer.tokenize_whole()
+        prompter = replace(prompter, tokenizer=tokenizer.tokenizing_whole())
     prompter.check_budget(used_rows)
     return prompter, answer_ids
 
@@ -195,7 +195,7 @@ def assemble(dataset, parts):
 
     backbone = make_backbone(config, _llm_path(dataset, texts, template, folder))
     tokenizer, max_tokens = make_tokenizer(config, backbone, template.system)
-    prompter, answer_ids = _complete(row_texts, tokenizer, max_tokens, used_rows, samples)
+    prompter, answer_ids = _with_tokens(row_texts, tokenizer, max_tokens, used_rows, samples)
 
     space = None
     if retrieves:

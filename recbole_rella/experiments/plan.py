@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from recbole_rella.arguments import flags, is_variant
-from recbole_rella.config import RUN_ALONE, absolute, checked_files, compared, data_keys, no_command_line
+from recbole_rella.config import RUN_ALONE, absolute, checked_files, compared, data_keys, is_rella, no_command_line
 from recbole_rella.data.same_rows import learns_from_labels
 from recbole_rella.files import fingerprint
 from recbole_rella.keys import KEYS, affecting, is_word, paths, refuse
@@ -45,7 +45,7 @@ class Entry:
     @property
     def is_rella(self):
         """Whether our keys mean anything to it."""
-        return hasattr(self.model_class, "properties_file")
+        return is_rella(self.model_class)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ The chat format alone brings control tokens. Text that is spelled as one (a titl
 tokenizer takes it for more than text, and the text of a prompt still gives its token ids in any other program.
 """
 
+import copy
 import logging
 import re
 from bisect import bisect_right
@@ -19,6 +20,7 @@ from recbole_rella.errors import RellaError
 logger = logging.getLogger(__name__)
 
 _MARK = "\ue002"  # stands for the user's text while a chat template is taken apart
+_SAID_WHOLE = "The tokenizer can join text across lines: every prompt is tokenized whole."
 _LINE_STARTS = re.compile(r"(?<=\n)(?=\S)")
 # Some chat templates (Llama 3.2, SmolLM3) tell the LLM today's date, by strftime_now. Scores must be the same on another day, so
 # this takes its place, with the date that Llama 3.1's template has where it is given none.
@@ -137,7 +139,7 @@ class PromptTokenizer:
             self._line_break, self._end = self._ids("\n"), self._ids("\nx")
             self._joins_lines = self._end[: len(self._line_break)] == self._line_break
         if not self._joins_lines:
-            self.tokenize_whole()
+            logger.info(_SAID_WHOLE)
         self._line = lru_cache(maxsize=1 << 18)(self._tokenize_line)
 
     def __getstate__(self):
@@ -153,10 +155,17 @@ class PromptTokenizer:
         places = range(len(special) - len(plain) + 1)
         return next((special[:place] for place in places if special[place : place + len(plain)] == plain), [])
 
-    def tokenize_whole(self):
-        """Tokenize every prompt in one piece from now on."""
-        logger.info("The tokenizer can join text across lines: every prompt is tokenized whole.")
-        self._joins_lines = False
+    @property
+    def tokenizes_whole(self):
+        """Whether every prompt is tokenized in one piece."""
+        return not self._joins_lines
+
+    def tokenizing_whole(self):
+        """Another one, which tokenizes every prompt in one piece."""
+        logger.info(_SAID_WHOLE)
+        other = copy.copy(self)
+        other._joins_lines = False
+        return other
 
     def _chat_frame(self, system):
         """What the chat template puts before and after the user's text."""

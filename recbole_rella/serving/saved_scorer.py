@@ -91,6 +91,7 @@ def save(scorer, folder):
                 "texts": {**parts.texts, "answers": list(parts.texts["answers"])},
                 "chat": chat,
                 "max_tokens": parts.max_tokens,
+                "tokenizes_whole": parts.tokenizer.tokenizes_whole,
                 "answer_ids": list(parts.answer_ids),
                 "catalogue": {
                     "dataset": catalogue.dataset,
@@ -150,6 +151,7 @@ def load(folder, device=None):
     # Its system text shows no item and no user.
     system = PromptTemplate(**texts, user_fields=dict, item_fields=dict).system
     chat = "always" if saved["chat"] else settings["prompt_chat"]
+    tokenizer = PromptTokenizer(backbone.tokenizer, chat, system, texts["answers"], saved["chat"])
     space = None
     if "sentences" in arrays:
         encoder = make_encoder(settings["retrieval_encoder"], backbone, {**settings, "device": device})
@@ -160,7 +162,7 @@ def load(folder, device=None):
         "settings": settings,
         "texts": texts,
         "catalogue": catalogue,
-        "tokenizer": PromptTokenizer(backbone.tokenizer, chat, system, texts["answers"], saved["chat"]),
+        "tokenizer": tokenizer.tokenizing_whole() if saved["tokenizes_whole"] else tokenizer,
         "max_tokens": saved["max_tokens"],
         "item_space": space,
         "llm": PeftModel.from_pretrained(backbone.model, folder / ADAPTER).eval(),
