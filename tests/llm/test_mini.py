@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import write_atomic_files
+from helpers import rewrite, write_atomic_files
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from sklearn.metrics import roc_auc_score
@@ -71,7 +71,9 @@ def test_the_cache_is_used_and_depends_on_what_it_should(movies, own_cache, monk
     train = mini._train
     monkeypatch.setattr(mini, "_train", lambda *args: trained.append(1) or train(*args))
     # Settings that do not reach the pretraining.
-    for more in ({}, {"history_size": 2}, {"train_shots": 10}, {"lora_r": 2}, {"eval_history": "recent"}):
+    retrieval = ({"retrieval_sentence": "{{ item['class'] }}"}, {"retrieval_pca_dim": 2}, {"retrieval_metric": "l2"})
+    unread = ({"prompt_system": "Judge."}, {"history_size": 2}, {"train_shots": 10}, {"lora_r": 2}, {"eval_history": "recent"})
+    for more in ({}, *retrieval, *unread):
         assert build(name, tiny, **more).assembly.backbone.path == first
     assert not trained
     different = [
@@ -86,6 +88,9 @@ def test_the_cache_is_used_and_depends_on_what_it_should(movies, own_cache, monk
     ]
     paths = {build(name, tiny, **more).assembly.backbone.path for more in different}
     assert len(trained) == len(paths) == len(different) and first not in paths
+    # A field that no part of the template names, and the layout may all the same.
+    rewrite(tiny, name, "item", lambda text: text.replace("\t1990\t", "\t1890\t"))
+    assert build(name, tiny, prompt_item="{{ item.movie_title }}").assembly.backbone.path not in {first, *paths}
 
 
 @pytest.mark.parametrize("victim", ["model.safetensors", "tokenizer.json", "config.json"])
