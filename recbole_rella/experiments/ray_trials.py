@@ -88,7 +88,8 @@ def ray_search(search, space, fixed, base, algo, max_evals, concurrency):
         ray.init(runtime_env=environment)  # the cluster has its resources
     elif began:
         gpus = torch.cuda.device_count() if base["device"].type == "cuda" else 0
-        ray.init(num_gpus=gpus, include_dashboard=False, runtime_env=environment)
+        # Not the cluster that another program of this machine may have started.
+        ray.init(address="local", num_gpus=gpus, include_dashboard=False, runtime_env=environment)
     try:
         concurrency, share = _shares(concurrency, with_gpus=base["gpu_id"] != "")
         logger.info("Ray runs up to %d trials at a time, each with %s.", concurrency, share)

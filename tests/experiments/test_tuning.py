@@ -27,7 +27,7 @@ def ray_cluster():
     environment = compat.ray_environment()
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env=environment)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, runtime_env=environment)
     yield
     ray.shutdown()
 
