@@ -28,6 +28,7 @@ import torch
 from recbole_rella.config import absolute, chat_template
 from recbole_rella.errors import RellaError
 from recbole_rella.files import read_yaml, replacing, write_json, write_text, write_yaml
+from recbole_rella.retrieval.encoder import SentenceTransformersEncoder
 from recbole_rella.version import VERSION, installed
 
 CONFIG, IDENTITY, METRICS, PREDICTIONS = "config.yaml", "identity.json", "metrics.json", "test_predictions.csv"
@@ -221,6 +222,10 @@ def begin_run(folder, config, assembly=None):
     if assembly is not None:
         # On another device `auto` could be another dtype, and the scores others.
         values["llm_dtype"] = str(assembly.backbone.dtype).removeprefix("torch.")
+        # A branch of the hub may move.
+        values["llm_revision"] = assembly.backbone.commit or values["llm_revision"]
+        if assembly.item_space is not None and isinstance(assembly.item_space.encoder, SentenceTransformersEncoder):
+            values["retrieval_encoder_revision"] = assembly.item_space.encoder.commit or values["retrieval_encoder_revision"]
         _write_prompts(folder, config, assembly)
         if config["llm"] == "mini":
             with replacing(folder / LLM) as temporary:

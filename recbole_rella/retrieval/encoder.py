@@ -67,6 +67,9 @@ class SentenceTransformersEncoder:
         device (torch.device): where it encodes.
         revision (str, optional): branch, tag or commit of a hub model.
 
+    Attributes:
+        commit (str or None): of a hub model, where it is known.
+
     Raises:
         EncoderError: if there is no such model, or it cannot be reached.
     """
@@ -75,7 +78,7 @@ class SentenceTransformersEncoder:
         from sentence_transformers import SentenceTransformer  # imports for seconds, and only this encoder needs it
 
         folder = Path(name).expanduser()
-        commit = None if folder.is_dir() else commit_of(name, revision, ("modules.json", "config.json"))
+        self.commit = commit = None if folder.is_dir() else commit_of(name, revision, ("modules.json", "config.json"))
         source = (
             {"model_name_or_path": str(folder)} if folder.is_dir() else {"model_name_or_path": name, "revision": commit or revision}
         )

@@ -237,6 +237,16 @@ def test_a_hub_model_is_its_commit(hub):
     assert Backbone("org/tiny", "cpu", revision=COMMITS["main"]).identity == main.identity
 
 
+def test_a_run_stays_with_the_commit_that_it_was_tuned_on(hub, movies):
+    name, tiny = movies
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, "llm": "org/tiny", "retrieval_encoder": "llm", "run_folder": "run"})
+    config, model, dataset, *_ = load_data_and_model("run")
+    before = model.llm.get_base_model().lm_head.weight.clone()
+    (hub / "refs" / "main").write_text(COMMITS["v2"])  # another LLM under the same name
+    config, model, dataset, *_ = load_data_and_model("run")
+    assert config["llm_revision"] == COMMITS["main"] and torch.equal(model.llm.get_base_model().lm_head.weight, before)
+
+
 def test_what_has_no_version_is_not_kept_for_other_runs(movies, llms, monkeypatch, caplog, own_cache):
     name, tiny = movies
     monkeypatch.setattr(Backbone, "folder", None)
