@@ -4,6 +4,7 @@ import numpy as np
 from recbole.utils import FeatureType
 
 from recbole_rella.atomic.errors import DatasetError, plural
+from recbole_rella.rows.numbers import as_exact
 
 
 class Answers:
@@ -19,10 +20,9 @@ class Answers:
     def _is_number(self, field):
         return self._dataset.field2type[field] == FeatureType.FLOAT
 
-    def _column(self, field, what, remedy, dtype=np.float64):
-        """A column of finite numbers, [rows]."""
-        with np.errstate(over="ignore"):
-            values = self._inter[field].to_numpy(dtype=dtype)
+    def _column(self, field, what, remedy):
+        """A column of finite numbers, float64 [rows]."""
+        values = self._inter[field].to_numpy(dtype=np.float64)
         for wrong, problem in ((np.isnan(values), "without one"), (~np.isfinite(values), "with an infinite one")):
             if wrong.any():
                 raise DatasetError(
@@ -61,7 +61,7 @@ class Answers:
         """The ratings in the file.
 
         Returns:
-            numpy.ndarray: float32 [rows], or None where the data set has none.
+            numpy.ndarray: float32 [rows], or float64 where that would lose digits; None where the data set has none.
 
         Raises:
             DatasetError: one is missing or infinite.
@@ -72,7 +72,7 @@ class Answers:
         if not self._is_number(field):
             self._dataset.account.odd(f"{field} is no float column of the .inter file: its values are not read as ratings.")
             return None
-        return self._column(field, "rating", "drop them from the .inter file, or leave the field out of load_col", np.float32)
+        return as_exact(self._column(field, "rating", "drop them from the .inter file, or leave the field out of load_col"))
 
     def labels(self):
         """Whether a row is liked: by threshold, or as the label column says.

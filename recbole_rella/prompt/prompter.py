@@ -13,6 +13,7 @@ from recbole_rella.prompt.stored_prompts import StoredPrompts
 from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.rows.history import Histories, Rows
+from recbole_rella.rows.numbers import as_in_file
 
 _ORDERS = {"time": np.sort, "similarity": np.array, "similarity_reversed": np.flip}
 
@@ -47,7 +48,7 @@ class RowTexts:
         rows = self.rows
         return Behaviour(
             int(rows.item[row]),
-            None if rows.rating is None else float(rows.rating[row]),
+            None if rows.rating is None else as_in_file(rows.rating[row]),
             None if rows.label is None else int(rows.label[row]),
             int(rows.time[row]),
         )

@@ -46,10 +46,7 @@ class Rating(float):
     """A rating that is written with the digits that the data set gives it: 4, 3.5, 1234567."""
 
     def __str__(self):
-        with np.errstate(over="ignore"):
-            single = np.float32(self)
-        # Ratings are kept in float32, whose shortest name is what the file has.
-        return np.format_float_positional(single if single == self else np.float64(self), trim="-")
+        return np.format_float_positional(np.float64(self), trim="-")
 
 
 class _Environment(ImmutableSandboxedEnvironment):

@@ -21,7 +21,7 @@ class Rows:
     Attributes:
         user, item (numpy.ndarray): RecBole's internal ids, int32 [rows].
         time (numpy.ndarray): as in the atomic file, int64 [rows].
-        rating (numpy.ndarray or None): as in the atomic file, before any rescaling, float32 [rows].
+        rating (numpy.ndarray or None): as in the atomic file, before any rescaling, float32 or float64 [rows].
         label (numpy.ndarray or None): 1 liked, 0 not, int8 [rows].
         split (numpy.ndarray): NO_SPLIT, TRAIN, VALID or TEST, int8 [rows].
     """

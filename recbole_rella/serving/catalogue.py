@@ -49,7 +49,8 @@ class Catalogue:
         item_ids (numpy.ndarray): the data set's own id of every internal one, str [items]; the first is padding.
         items, users (Words): of all items; of users at least the fields.
         separator (str): between the words of a sequence.
-        has_rating, has_label (bool): whether the rows have them.
+        rating_type (str or None): in which numpy dtype the rows keep their ratings; None where they have none.
+        has_label (bool): whether the rows have labels.
         threshold (float or None): from which rating on a behaviour is liked, where the labels were made so.
     """
 
@@ -60,7 +61,7 @@ class Catalogue:
     items: Words
     users: Words
     separator: str
-    has_rating: bool
+    rating_type: str | None
     has_label: bool
     threshold: float | None
 
@@ -80,7 +81,7 @@ class Catalogue:
             items=dataset.words["item"],
             users=dataset.words["user"],
             separator=config["seq_separator"],
-            has_rating=dataset.rows.rating is not None,
+            rating_type=None if dataset.rows.rating is None else dataset.rows.rating.dtype.name,
             has_label=dataset.rows.label is not None,
             threshold=(config["threshold"] or {}).get(config["RATING_FIELD"]),
         )
@@ -181,7 +182,7 @@ class Catalogue:
         time, rating = (self._number(given, key) for key in ("time", "rating"))
         if time is None:
             raise RequestError(f"history: expected a time in each behaviour, found {given!r}.")
-        if self.has_rating and rating is None:
+        if self.rating_type is not None and rating is None:
             raise RequestError(f"history: expected a rating in each behaviour, as in the data set, found {given!r}.")
         return Did(self.item(given["item"]), rating or 0.0, self._label(given, rating), time)
 

@@ -12,6 +12,7 @@ from recbole_rella.files import replacing, write_json
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.prompt.template import Rating
 from recbole_rella.retrieval.subr import similarity
+from recbole_rella.rows.numbers import as_in_file
 from recbole_rella.serving.catalogue import RequestError
 from recbole_rella.tables import fenced, markdown
 
@@ -166,7 +167,7 @@ def _behaviours(scorer, prompter, target, shown, moved):
             "retrieved": bool(place in shown.get("retrieved", ())),
             "recent": bool(place in shown["recent"]),
             "item": prompter.template.item(int(rows.item[place]))["text"],
-            "rating": None if rows.rating is None else float(rows.rating[place]),
+            "rating": None if rows.rating is None else as_in_file(rows.rating[place]),
             "label": None if rows.label is None else int(rows.label[place]),
             "date": _date(int(rows.time[place])),
             "similarity": close,

@@ -99,7 +99,7 @@ def save(scorer, folder):
                     "types": {kind: dict(types) for kind, types in catalogue.types.items()},
                     "codes": catalogue.items.codes,
                     "separator": catalogue.separator,
-                    "has_rating": catalogue.has_rating,
+                    "rating_type": catalogue.rating_type,
                     "has_label": catalogue.has_label,
                     "threshold": catalogue.threshold,
                 },
@@ -191,7 +191,7 @@ def _catalogue(saved, arrays):
         items=Words(table, codes),
         users=Words(users, codes),
         separator=saved["separator"],
-        has_rating=saved["has_rating"],
+        rating_type=saved["rating_type"],
         has_label=saved["has_label"],
         threshold=saved["threshold"],
     )

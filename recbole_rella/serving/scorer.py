@@ -19,6 +19,7 @@ from recbole_rella.quick_start import load_data_and_model
 from recbole_rella.retrieval.item_space import ItemSpace
 from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.rows.history import NO_SPLIT, Histories, Rows
+from recbole_rella.rows.numbers import as_in_file
 from recbole_rella.serving import saved_scorer
 from recbole_rella.serving.catalogue import Catalogue, Did, Item, RequestError
 
@@ -237,7 +238,7 @@ class Scorer:
             user.astype(np.int32),
             item.astype(np.int32),
             np.floor(time).astype(np.int64),
-            rating.astype(np.float32) if parts.catalogue.has_rating else None,
+            None if parts.catalogue.rating_type is None else rating.astype(parts.catalogue.rating_type),
             label.astype(np.int8) if parts.catalogue.has_label else None,
             np.full(len(user), NO_SPLIT, dtype=np.int8),
         )
@@ -305,7 +306,7 @@ class Scorer:
         return [
             Did(
                 self._item_of(int(rows.item[row])),
-                0.0 if rows.rating is None else float(rows.rating[row]),
+                0.0 if rows.rating is None else as_in_file(rows.rating[row]),
                 0 if rows.label is None else int(rows.label[row]),
                 float(rows.time[row]),
             )

@@ -196,8 +196,8 @@ MISTAKES = {
         {"threshold": None},
         r"rating: expected a rating .* found 1 row with an infinite one \(line 4\)",
     ),
-    "a rating beyond float32": (
-        inter("\t3\t1002", "\t1e39\t1002"),
+    "a rating beyond float64": (
+        inter("\t3\t1002", "\t1e400\t1002"),
         {},
         "rating: expected a rating .* found 1 row with an infinite one",
     ),

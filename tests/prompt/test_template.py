@@ -13,6 +13,7 @@ from recbole.data import create_dataset, data_preparation
 
 from recbole_rella.config import properties_folder, template_file
 from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate, TemplateError
+from recbole_rella.rows.numbers import as_in_file
 
 LAYOUT = template_file("default").read_text(encoding="utf-8")
 ITEMS = {1: {"item_id": "7", "title": "Heat"}, 2: {"item_id": "8", "title": "No  Way\nOut"}, 3: {"item_id": "9", "title": ""}}
@@ -255,9 +256,9 @@ def test_ratings_are_written_as_the_file_has_them(rating):
 
 @pytest.mark.parametrize(
     ("rating", "written"),
-    [(4.0, "4"), (3.3, "3.3"), (float(np.float32(3.3)), "3.3"), (1234567.0, "1234567"), (16777217.0, "16777217")],
+    [(4.0, "4"), (3.3, "3.3"), (as_in_file(np.float32(3.3)), "3.3"), (1234567.0, "1234567"), (16777217.0, "16777217")],
 )
-def test_ratings_have_no_digits_of_float32(rating, written):
+def test_stars_and_ratings_are_the_numbers_of_the_file(rating, written):
     made = template(layout="{{ behaviours[0].stars }} {{ behaviours[0].rating }} {{ behaviours[0].stars * 2 > 1 }}")
     assert made.text(1, 1, [Behaviour(1, rating, 1, 0)], others()) == f"{written} {written} stars True"
 

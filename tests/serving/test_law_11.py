@@ -105,7 +105,8 @@ def test_law_11_a_request_reads_as_the_row_does(kind, data, tmp_path_factory, ll
         item["movie_title"] = ["The", *item["movie_title"]]
     times = st.one_of(st.integers(0, 5), st.floats(-3, 5, allow_nan=False).map(lambda x: round(x, 2)))
     pairs = [(user["user_id"], item) for user in users for item in ids]
-    rows = [(u, i, data.draw(st.sampled_from([1, 2.5, 4, 4.1, 5])), data.draw(times)) for u, i in pairs]
+    scale = data.draw(st.sampled_from([[1, 2.5, 4, 4.1, 5], [1, 16777217, 1234567.89]]))
+    rows = [(u, i, data.draw(st.sampled_from(scale)), data.draw(times)) for u, i in pairs]
     rows[0], rows[-1] = (*rows[0][:2], 1, rows[0][3]), (*rows[-1][:2], 5, rows[-1][3])
     name, tiny = write(root, users, items, rows)
     layout = root / "layout.jinja"
