@@ -44,7 +44,6 @@ IDENTITIES = {
     "prompts": "the words and the form of the prompts",
 }
 _PACKAGES = (
-    "recbole-rella",
     "recbole",
     "torch",
     "transformers",
@@ -293,7 +292,11 @@ def write_metrics(folder, config, trainer, model, assembly, measured):
         record["encoder"], record["answer_tokens"] = assembly.identities["encoder"], list(assembly.answer_ids)
     gpu = device.type == "cuda"
     record["device"] = torch.cuda.get_device_name(device) if gpu else f"cpu, {torch.get_num_threads()} threads"
-    record["versions"] = {"python": platform.python_version(), **{name: installed(name) for name in _PACKAGES}}
+    record["versions"] = {
+        "recbole-rella": VERSION,
+        "python": platform.python_version(),
+        **{name: installed(name) for name in _PACKAGES},
+    }
     write_json(Path(folder) / METRICS, record)
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from recbole_rella.config import properties_folder
 from recbole_rella.keys import KEYS
+from recbole_rella.version import VERSION
 
 PACKAGE = Path(__file__).parents[1] / "recbole_rella"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -118,6 +119,7 @@ def test_the_wheel_holds_the_properties(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"recbole_rella-{VERSION}-")
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = {
         f"recbole_rella/properties/{p.relative_to(root / 'properties').as_posix()}"
