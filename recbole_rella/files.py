@@ -50,6 +50,12 @@ def replacing(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_new(folder):
+    """Whether a folder is not there yet, or empty."""
+    folder = Path(folder)
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
 def write_text(path, text):
     """Write a text file in UTF-8, whole or not at all."""
     with replacing(path) as temporary:
@@ -63,7 +69,7 @@ def write_yaml(path, values):
 
 def read_yaml(path):
     """The values of a YAML file; an empty file has none."""
-    return yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8")) or {}
+    return yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8-sig")) or {}
 
 
 def write_json(path, value):

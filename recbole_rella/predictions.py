@@ -93,13 +93,10 @@ class KeepsPredictions:
             collections.OrderedDict or None: metric -> value.
         """
         self._kept = []
-        result = self._evaluate(eval_data, load_best_model, model_file, show_progress) if eval_data else None
+        result = super().evaluate(eval_data, load_best_model, model_file, show_progress)
         rows, scores = zip(*self._kept) if self._kept else ((np.empty(0, int),), (np.empty(0),))
         self.predictions = {"row_id": np.concatenate(rows), "score": np.concatenate(scores)}
         return result
-
-    def _evaluate(self, eval_data, load_best_model, model_file, show_progress):
-        return super().evaluate(eval_data, load_best_model, model_file, show_progress)
 
 
 def keeping_predictions(trainer_class):

@@ -108,30 +108,27 @@ def load_data(config):
     Returns:
         tuple: data set; list of the data loaders of train, valid and test.
     """
-    init_seed(config["seed"], config["reproducibility"])
-    ours = is_rella(config.model_class)
-    with nullcontext() if ours or config["split_file"] is None else same_rows(config):
-        dataset = create_dataset(config)
-    getLogger().info(dataset)
-    return dataset, data_preparation(config, dataset)
-
-
-def _load(config, run=None, allow_changed=()):
-    """Data set, data loaders and model of a configuration, seeded as RecBole does it; compared with those of a run."""
     with processes.first_alone():  # the others find what it made in the caches
-        dataset, loaders = load_data(config)
-    if run is not None:
-        run.check(identities_of(dataset.assembly), allow_changed)
+        init_seed(config["seed"], config["reproducibility"])
+        ours = is_rella(config.model_class)
+        with nullcontext() if ours or config["split_file"] is None else same_rows(config):
+            dataset = create_dataset(config)
+        getLogger().info(dataset)
+        return dataset, data_preparation(config, dataset)
+
+
+def _make_model(config, loaders):
+    """The model of a configuration, seeded as RecBole does it."""
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = config.model_class(config, loaders[0]._dataset).to(config["device"])
-    return dataset, loaders, model
+    return config.model_class(config, loaders[0]._dataset).to(config["device"])
 
 
 def _run(config, saved, verbose, callback=None):
     """Train and test; returns RecBole's result dictionary. A run folder is completed, if saved and rows are known."""
     started = time.monotonic()
     logger = getLogger()
-    dataset, loaders, model = _load(config)
+    dataset, loaders = load_data(config)
+    model = _make_model(config, loaders)
     train_data, valid_data, test_data = loaders
     logger.info(model)
     prepared = time.monotonic()
@@ -266,27 +263,18 @@ def load_run_data(run_folder, allow_changed=()):
     Raises:
         RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
     """
-    run = _run_of_rella(run_folder)
-    config = _config_of(run)
-    dataset, loaders = load_data(config)
-    run.check(identities_of(dataset.assembly), _names(allow_changed))
-    return run, config, dataset, loaders
-
-
-def _run_of_rella(run_folder):
     run = read_run(run_folder)
     if not run.has_adapter:
-        is_rella = run.model == "ReLLa"
-        remedy = "finish it with --resume_from" if is_rella else "RecBole's own load_data_and_model reads its model.pth"
+        is_ours = run.model == "ReLLa"
+        remedy = "finish it with --resume_from" if is_ours else "RecBole's own load_data_and_model reads its model.pth"
         raise RunError(
             f"run_folder: expected a finished run of ReLLa, found one of {run.model} without adapters in {run.folder}: {remedy}."
         )
-    return run
-
-
-def _config_of(run):
     with no_command_line():
-        return make_config(run.model, run.dataset, config_dict=run.settings())
+        config = make_config(run.model, run.dataset, config_dict=run.settings())
+    dataset, loaders = load_data(config)
+    run.check(identities_of(dataset.assembly), _names(allow_changed))
+    return run, config, dataset, loaders
 
 
 def load_data_and_model(run_folder, allow_changed=()):
@@ -303,9 +291,8 @@ def load_data_and_model(run_folder, allow_changed=()):
     Raises:
         RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
     """
-    run = _run_of_rella(run_folder)
-    config = _config_of(run)
-    dataset, loaders, model = _load(config, run, _names(allow_changed))
+    run, config, dataset, loaders = load_run_data(run_folder, allow_changed)
+    model = _make_model(config, loaders)
     model.load_adapter(run.folder / ADAPTER)
     model.eval()
     return config, model, dataset, *loaders

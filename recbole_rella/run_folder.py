@@ -28,7 +28,6 @@ import torch
 from recbole_rella.config import absolute, chat_template
 from recbole_rella.errors import RellaError
 from recbole_rella.files import read_yaml, replacing, write_json, write_text, write_yaml
-from recbole_rella.retrieval.encoder import SentenceTransformersEncoder
 from recbole_rella.version import VERSION, installed
 
 CONFIG, IDENTITY, METRICS, PREDICTIONS = "config.yaml", "identity.json", "metrics.json", "test_predictions.csv"
@@ -191,12 +190,12 @@ def identities_of(assembly):
     return {"version": VERSION, **assembly.identities}
 
 
-def plain(value):
+def fits_yaml(value):
     """Whether a value can stand in YAML: text, numbers, truth values, nothing, and lists and dictionaries of these."""
     if isinstance(value, (list, tuple)):
-        return all(map(plain, value))
+        return all(map(fits_yaml, value))
     if isinstance(value, dict):
-        return all(plain(k) and plain(v) for k, v in value.items())
+        return all(fits_yaml(k) and fits_yaml(v) for k, v in value.items())
     return value is None or isinstance(value, (str, int, float, bool))
 
 
@@ -223,14 +222,14 @@ def begin_run(folder, config, assembly=None):
         values["llm_dtype"] = str(assembly.backbone.dtype).removeprefix("torch.")
         # A branch of the hub may move.
         values["llm_revision"] = assembly.backbone.commit or values["llm_revision"]
-        if assembly.item_space is not None and isinstance(assembly.item_space.encoder, SentenceTransformersEncoder):
+        if assembly.item_space is not None:
             values["retrieval_encoder_revision"] = assembly.item_space.encoder.commit or values["retrieval_encoder_revision"]
         _write_prompts(folder, config, assembly)
         if config["llm"] == "mini":
             with replacing(folder / LLM) as temporary:
                 shutil.copytree(assembly.backbone.folder, temporary)
         write_json(folder / IDENTITY, identities_of(assembly))
-    write_yaml(folder / CONFIG, {key: value for key, value in values.items() if plain(value)})
+    write_yaml(folder / CONFIG, {key: value for key, value in values.items() if fits_yaml(value)})
 
 
 def _write_prompts(folder, config, assembly):

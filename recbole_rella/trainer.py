@@ -240,12 +240,12 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
             self._dropped += int((interaction[PROMPT_DROPPED] > 0).sum())
         return interaction, *rest
 
-    def _evaluate(self, eval_data, load_best_model, model_file, show_progress):
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """The best model is the adapter in the run folder; `model_file` may name another adapter folder."""
-        if load_best_model:
+        if load_best_model and eval_data:
             self.model.load_adapter(model_file or self.saved_model_file)
             self.logger.info(f"Loading the adapter from {model_file or self.saved_model_file}")
         self._dropped = 0
-        result = super()._evaluate(eval_data, False, None, show_progress)
+        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         self._log_dropped("evaluation")
         return result

@@ -12,15 +12,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from recbole_rella.arguments import flags, is_variant
 from recbole_rella.config import RUN_ALONE, absolute, checked_files, compared, data_keys, is_rella, no_command_line
 from recbole_rella.data.same_rows import learns_from_labels
-from recbole_rella.files import fingerprint
+from recbole_rella.files import fingerprint, read_yaml
 from recbole_rella.keys import KEYS, affecting, is_word, paths, refuse
 from recbole_rella.quick_start import ModelError, find_model, make_config
-from recbole_rella.run_folder import plain
+from recbole_rella.run_folder import fits_yaml
 from recbole_rella.shipped import variant_files
 from recbole_rella.version import VERSION
 
@@ -100,7 +98,7 @@ def make_entries(names):
             if not path.is_file():
                 raise ModelError(f"model: expected a model or a YAML file, found {name!r}, which does not exist.")
             checked_files([path])
-            own = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            own = read_yaml(path)
             entries.append(Entry(path.stem, own.pop("model", "ReLLa"), own))
         else:
             entries.append(Entry(name.rpartition(".")[2], name, {}))
@@ -139,7 +137,7 @@ def shared_settings(base):
         base (recbole.config.Config): of ReLLa on the data set.
     """
     given = {**base.rella_defaults, **base.external_config_dict}
-    shared = {key: base[key] for key in given if key in data_keys() and plain(base[key])}
+    shared = {key: base[key] for key in given if key in data_keys() and fits_yaml(base[key])}
     # Every data set numbers its rows by itself.
     numbered = {key: base[key] for key in ("history_shuffle_seed",) if base[key] is not None}
     # By RecBole's default a sequential model learns from sampled items instead of the rows that were not liked.

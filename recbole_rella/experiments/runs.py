@@ -9,10 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from recbole_rella.experiments.child import ERROR
-from recbole_rella.files import replacing
+from recbole_rella.files import write_yaml
 from recbole_rella.run_folder import RunError, read_run
 
 logger = logging.getLogger(__name__)
@@ -53,9 +51,7 @@ def _start(run, folder):
     """Start a run; returns its process."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
-    with replacing(folder / SETTINGS) as temporary:
-        text = yaml.safe_dump({**run.settings, "run_folder": str(folder.resolve())}, sort_keys=False, allow_unicode=True)
-        temporary.write_text(text, encoding="utf-8")
+    write_yaml(folder / SETTINGS, {**run.settings, "run_folder": str(folder.resolve())})
     command = [sys.executable, "-m", "recbole_rella.experiments.child", str(folder / SETTINGS)]
     with open(folder / LOG, "ab") as log:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)

@@ -11,7 +11,7 @@ from recbole_rella.config import PATHS, RUN_ALONE, data_keys
 from recbole_rella.experiments.plan import Entry, Run, make_base, make_entries, settings_of, with_both_histories
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
-from recbole_rella.files import replacing
+from recbole_rella.files import replacing, write_text
 from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.tables import markdown
@@ -123,8 +123,7 @@ def run_sweep(sweep, models, dataset=None, config_file_list=None, config_dict=No
     page = f"{heading(experiment, seeds, title)}\n\n{markdown(cells)}\n"
     with replacing(folder / f"sweep-{key}.csv") as temporary:
         curves.to_csv(temporary, index=False)
-    with replacing(folder / f"sweep-{key}.md") as temporary:
-        temporary.write_text(f"{page}\n![{title}](sweep-{key}.png)\n", encoding="utf-8")
+    write_text(folder / f"sweep-{key}.md", f"{page}\n![{title}](sweep-{key}.png)\n")
     _picture(curves, key, heterogeneity, folder / f"sweep-{key}.png")
     report(f"\n{page}")
     report(f"Written to {folder}")

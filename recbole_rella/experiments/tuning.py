@@ -19,10 +19,10 @@ from recbole_rella.config import absolute, no_command_line
 from recbole_rella.errors import RellaError
 from recbole_rella.experiments.plan import refuse_of_one_run
 from recbole_rella.experiments.ray_trials import ray_search
-from recbole_rella.files import replacing
+from recbole_rella.files import write_yaml
 from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config, objective_function
-from recbole_rella.run_folder import model_name, plain
+from recbole_rella.run_folder import fits_yaml, model_name
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def tune(
     output = Path(output_file).expanduser().resolve()
     fixed = output.with_name(f"{output.stem}.fixed.yaml")
     settings = _fixed_settings(base, space)
-    _write_yaml(fixed, settings)
+    write_yaml(fixed, settings)
 
     search = _search_class()(
         objective_function,
@@ -184,7 +184,7 @@ def tune(
     search.export_result(output_file=str(output))
     best = {key: value.item() if isinstance(value, np.generic) else value for key, value in search.best_params.items()}
     path = output.with_name(f"{output.stem}.best.yaml")
-    _write_yaml(path, {**settings, **best})
+    write_yaml(path, {**settings, **best})
     return best, float(search.best_score), path
 
 
@@ -194,9 +194,4 @@ def _fixed_settings(base, space):
     given = absolute({**given, "checkpoint_dir": base["checkpoint_dir"]})
     if base["dataset"] != "ml-100k":  # which RecBole brings itself
         given["data_path"] = str(Path(base["data_path"]).parent.resolve())
-    return {"model": model_name(base), "dataset": base["dataset"], **{k: v for k, v in given.items() if plain(v)}}
-
-
-def _write_yaml(path, values):
-    with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return {"model": model_name(base), "dataset": base["dataset"], **{k: v for k, v in given.items() if fits_yaml(v)}}

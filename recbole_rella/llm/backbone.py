@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from recbole_rella import processes
 from recbole_rella.errors import RellaError
-from recbole_rella.files import folder_fingerprint, replacing
+from recbole_rella.files import folder_fingerprint, replacing, write_text
 from recbole_rella.llm.hub import commit_of
 
 logger = logging.getLogger(__name__)
@@ -252,8 +252,7 @@ def save_adapter(model, folder):
         for name, value in model.peft_config[model.active_adapter].to_dict().items()
     }
     settings["inference_mode"] = True
-    with replacing(folder / "adapter_config.json") as temporary:
-        temporary.write_text(json.dumps(settings, indent=2, default=str), encoding="utf-8")
+    write_text(folder / "adapter_config.json", json.dumps(settings, indent=2, default=str))
 
 
 def _read_adapter(path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,8 +32,12 @@ class Words:
         Returns:
             dict: str -> str.
         """
-        named = {field: {str(code): words for code, words in self.codes[field].items()} for field in values if field in self.codes}
-        return {field: str(named.get(field, {}).get(text, text)) for field, text in values.items()}
+        return {field: str(self._named.get(field, {}).get(text, text)) for field, text in values.items()}
+
+    @cached_property
+    def _named(self):
+        """The codes as text, as those of a file are; YAML may have numbers."""
+        return {field: {str(code): words for code, words in codes.items()} for field, codes in self.codes.items()}
 
     def content(self):
         """All of it as plain values, for a fingerprint."""

@@ -1,7 +1,7 @@
 """Encoders: item sentences to vectors.
 
-An encoder has `identity` (str, which names its weights and settings; None where it cannot be known),
-`encode(list of str) -> [n, d]`, and `fit(list of str)` if it learns from the catalogue.
+An encoder has `identity` (str, which names its weights and settings; None where it cannot be known), `commit` (str, of a model of
+the hub; else None), `encode(list of str) -> [n, d]`, and `fit(list of str)` if it learns from the catalogue.
 """
 
 import logging
@@ -28,7 +28,7 @@ class EncoderError(RellaError):
 class TfidfEncoder:
     """Word weights by scikit-learn, fitted on the catalogue; needs no model at all."""
 
-    identity = "tfidf"
+    identity, commit = "tfidf", None
 
     def fit(self, sentences):
         """Take the words and their weights from the sentences of all items.
@@ -66,9 +66,6 @@ class SentenceTransformersEncoder:
         name (str): on the hub, or a folder.
         device (torch.device): where it encodes.
         revision (str, optional): branch, tag or commit of a hub model.
-
-    Attributes:
-        commit (str or None): of a hub model, where it is known.
 
     Raises:
         EncoderError: if there is no such model, or it cannot be reached.
@@ -119,6 +116,7 @@ class HiddenStateEncoder:
 
     def __init__(self, backbone, pooling, micro_tokens):
         self._backbone, self._pooling, self._micro_tokens = backbone, pooling, micro_tokens
+        self.commit = None  # llm_revision has it
         known = backbone.identity is not None
         self.identity = f"{backbone.identity}/{backbone.dtype}/{backbone.quantization}/{pooling}" if known else None
 

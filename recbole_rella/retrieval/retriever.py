@@ -24,11 +24,6 @@ class Retrieved:
     behaviours: np.ndarray
     milliseconds: float
 
-    @classmethod
-    def of_none(cls, k):
-        """For no row."""
-        return cls(np.empty(0, dtype=np.int64), np.empty((0, k), dtype=np.int32), 0.0)
-
 
 @dataclass(frozen=True, eq=False)
 class Retriever:
@@ -79,13 +74,11 @@ class Retriever:
     def closest(self, rows, targets):
         """Row_ids of the retrieved behaviours, int32 [n, k], closest first, -1 where there are fewer."""
         rows, targets = np.asarray(rows), np.asarray(targets)
-        ahead = self.ahead or Retrieved.of_none(self.k)
-        place = np.minimum(np.searchsorted(ahead.row_ids, rows), max(len(ahead.row_ids) - 1, 0))
-        known = np.zeros(len(rows), dtype=bool)
-        if len(ahead.row_ids):
-            known = (ahead.row_ids[place] == rows) & (self.rows.item[rows] == targets)
-        found = np.empty((len(rows), self.k), dtype=np.int32)
-        found[known] = ahead.behaviours[place[known]] if len(ahead.row_ids) else 0
+        found, known = np.empty((len(rows), self.k), dtype=np.int32), np.zeros(len(rows), dtype=bool)
+        if self.ahead is not None and len(self.ahead.row_ids):
+            place = np.minimum(np.searchsorted(self.ahead.row_ids, rows), len(self.ahead.row_ids) - 1)
+            known = (self.ahead.row_ids[place] == rows) & (self.rows.item[rows] == targets)
+            found[known] = self.ahead.behaviours[place[known]]
         if not known.all():
             found[~known] = self.search(rows[~known], targets[~known])[0]
         return found

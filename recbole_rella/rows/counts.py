@@ -8,7 +8,7 @@ def differing(expected, found):
     """The counts that differ.
 
     Args:
-        expected (dict): name -> int, some of settings.COUNTS.
+        expected (dict): name -> int, some of keys.COUNTS.
         found (dict): name -> int, or None where the run cannot know.
 
     Returns:

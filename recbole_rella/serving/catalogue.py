@@ -162,7 +162,11 @@ class Catalogue:
                 f"item: expected an id of the data set {self.dataset}, found {given!r}. Give a dict of its fields for an item that "
                 "the data set does not have."
             )
-        return Item(str(given), tuple(self.items(place).items()), place)
+        return self.known_item(place)
+
+    def known_item(self, place):
+        """An item of the data set, by RecBole's id."""
+        return Item(str(self.item_ids[place]), tuple(self.items(place).items()), place)
 
     def behaviour(self, given):
         """A behaviour of a request.

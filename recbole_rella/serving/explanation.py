@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_rella.files import replacing, write_json
+from recbole_rella.files import write_json, write_text
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.prompt.template import Rating
 from recbole_rella.retrieval.subr import similarity
@@ -200,8 +200,7 @@ def write_explanation(explanation, folder):
         pathlib.Path: of the Markdown page.
     """
     path = Path(folder) / f"{explanation.name.replace('/', '-')}.md"
-    with replacing(path) as temporary:
-        temporary.write_text(explanation.text() + f"\n![What moved the score]({path.stem}.png)\n", encoding="utf-8")
+    write_text(path, explanation.text() + f"\n![What moved the score]({path.stem}.png)\n")
     write_json(path.with_suffix(".json"), json.loads(json.dumps(asdict(explanation))))
     shown = [behaviour for behaviour in explanation.behaviours if behaviour["moved"] is not None]
     figure = new_figure(8, 1.2 + 0.3 * max(1, len(shown)))

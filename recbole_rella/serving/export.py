@@ -11,7 +11,7 @@ from pathlib import Path
 from peft import PeftModel
 
 from recbole_rella.errors import RellaError
-from recbole_rella.files import replacing
+from recbole_rella.files import is_new, replacing
 from recbole_rella.quick_start import load_run_data
 from recbole_rella.rows.fields import RETRIEVED, ROW_ID
 from recbole_rella.run_folder import ADAPTER
@@ -139,6 +139,6 @@ def check_new(folder):
         ExportError: there is something in it, or it is a file.
     """
     folder = Path(folder).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_new(folder):
         raise ExportError(f"export: expected a new or an empty folder, found {folder}, which is neither.")
     return folder

@@ -16,7 +16,8 @@ from peft import PeftModel
 
 from recbole_rella.config import chat_template
 from recbole_rella.errors import RellaError
-from recbole_rella.files import replacing, write_json
+from recbole_rella.files import is_new, replacing, write_json
+from recbole_rella.keys import affecting
 from recbole_rella.llm.backbone import Backbone, save_adapter
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer
@@ -28,22 +29,6 @@ from recbole_rella.serving.catalogue import Catalogue
 from recbole_rella.version import VERSION
 
 _SCORER, _CATALOGUE = "scorer.json", "catalogue.npz"
-_SETTINGS = (
-    "history_size",
-    "history_order",
-    "eval_history",
-    "retrieval_metric",
-    "retrieval_sentence",
-    "retrieval_pca_dim",
-    "retrieval_pooling",
-    "retrieval_encoder",
-    "retrieval_encoder_revision",
-    "eval_micro_tokens",
-    "prompt_chat",
-    "llm_attn_implementation",
-    "llm_trust_remote_code",
-    "llm_quantization",
-)
 
 
 class ScorerError(RellaError):
@@ -63,7 +48,7 @@ def save(scorer, folder):
     folder = Path(folder).expanduser()
     if scorer.dataset is None:
         raise ScorerError("save_pretrained: expected the scorer of a run (Scorer.load), found one that was saved: copy its folder.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_new(folder):
         raise ScorerError(f"save_pretrained: expected a new or an empty folder, found {folder}, which is neither.")
     parts, config, backbone = scorer.parts, scorer.config, scorer.dataset.assembly.backbone
     catalogue, space = parts.catalogue, parts.item_space
@@ -87,7 +72,7 @@ def save(scorer, folder):
                 "version": VERSION,
                 "llm": {"path": llm, "revision": backbone.commit, "identity": backbone.identity, "dtype": _name(backbone.dtype)},
                 "encoder": None if space is None else space.encoder.identity,
-                "settings": {key: config[key] for key in _SETTINGS},
+                "settings": {key: config[key] for key in affecting("llm", "retrieval", "prompts", "evaluation", "cost")},
                 "texts": {**parts.texts, "answers": list(parts.texts["answers"])},
                 "chat": chat,
                 "max_tokens": parts.max_tokens,

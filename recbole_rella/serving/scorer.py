@@ -21,7 +21,7 @@ from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.rows.history import NO_SPLIT, Histories, Rows
 from recbole_rella.rows.numbers import as_in_file
 from recbole_rella.serving import saved_scorer
-from recbole_rella.serving.catalogue import Catalogue, Did, Item, RequestError
+from recbole_rella.serving.catalogue import Catalogue, Did, RequestError
 
 _KEYS = {"candidates", "user_id", "profile", "history", "id"}
 
@@ -305,14 +305,10 @@ class Scorer:
         past = dataset.histories.row_ids[dataset.histories.start[place] : dataset.histories.start[place + 1]]
         return [
             Did(
-                self._item_of(int(rows.item[row])),
+                self.parts.catalogue.known_item(int(rows.item[row])),
                 0.0 if rows.rating is None else as_in_file(rows.rating[row]),
                 0 if rows.label is None else int(rows.label[row]),
                 float(rows.time[row]),
             )
             for row in past
         ]
-
-    def _item_of(self, place):
-        catalogue = self.parts.catalogue
-        return Item(str(catalogue.item_ids[place]), tuple(catalogue.items(place).items()), place)
