@@ -23,13 +23,13 @@ USAGE = """Run ReLLa, or any model of RecBole, on a data set.
     python run_recbole_rella.py --model=ReLLa --dataset=ml-100k [--config_files="a.yaml b.yaml"] [--key=value ...]
     python run_recbole_rella.py --resume_from=saved/<run folder>
 
-The original files of a published data set (ml-1m, ml-25m, book-crossing) to RecBole's atomic files in data_path:
+The original files of a published data set (ml-1m, ml-25m, ml-latest-small, book-crossing) to RecBole's atomic files in data_path:
 
     python run_recbole_rella.py --dataset=ml-1m --convert=<folder of the original files> [--data_path=dataset/]
 
 Several models side by side, on the same rows, and a key over several values:
 
-    python run_recbole_rella.py --model=ReLLa,FM,DIN --dataset=ml-100k [--seeds=2020,2021,2022] [--DIN.epochs=4]
+    python run_recbole_rella.py --model=ReLLa,FM,FM+history,DIN,Tree --dataset=ml-100k [--seeds=2020,2021,2022] [--DIN.epochs=4]
     python run_recbole_rella.py --model=ReLLa --dataset=ml-100k --sweep=history_size:5,10,15
 
 Tuning (pip install '.[hyper]'), scoring a file of requests, and what the model saw of a row:
@@ -237,7 +237,7 @@ def _pairs(arguments):
     while rest:
         name, equals, text = rest.pop(0).partition("=")
         argument = short.get(name, name)
-        if not re.fullmatch(r"--[^\W\d][\w.-]*", argument):
+        if not re.fullmatch(r"--[^\W\d][\w.+-]*", argument):
             shown = f"{name}{equals}{text}"
             raise CommandError(f"Expected --key=value, found {shown!r}. Put quotes around a value that holds spaces.")
         if not equals:
@@ -263,13 +263,26 @@ def _way(known, keys):
         raise CommandError(f"Expected one of {', '.join(f'--{name}' for name in asked)}, found all of them: start them one by one.")
     if asked:
         return next(iter(asked.values()))
-    several = known.seeds or "," in (known.model or "") or is_variant(known.model)
+    several = known.seeds or "," in (known.model or "") or is_variant(known.model) or with_suffix(known.model)[1]
     return "compare" if several else "run"
 
 
 def is_variant(model):
     """Whether an entry of --model is a YAML file, or the name of a shipped one."""
     return bool(model) and (model in variant_files() or Path(model).suffix in (".yaml", ".yml"))
+
+
+def with_suffix(model):
+    """An entry of --model without what stands behind a plus sign, and that: FM+history is FM and history.
+
+    Args:
+        model (str or None): one entry.
+
+    Returns:
+        tuple: str, str; the second is empty where there is no plus sign, or where the entry is a file.
+    """
+    name, _, suffix = (model or "").partition("+")
+    return (model or "", "") if is_variant(model) and Path(model).is_file() else (name, suffix)
 
 
 def _check_together(command, given, ways):

@@ -137,10 +137,15 @@ def _compare(command):
 
 
 def _run(command):
+    from recbole_rella.experiments.stages import run_stages, wants_stages
+    from recbole_rella.files import read_yaml
     from recbole_rella.quick_start import run_recbole_rella
     from recbole_rella.run_folder import CONFIG, read_run
 
     given = _on_data(command)
+    named = {key: arguments.read_value(key, command.keys[key]) for key in ("crm", "adapter_from") if key in command.keys}
+    if any(map(wants_stages, [named, *(read_yaml(file) for file in command.files if Path(file).is_file())])):
+        return run_stages(**given)
     folder = _read(command, "resume_from", None)
     if folder:
         run = read_run(folder)

@@ -15,12 +15,14 @@ from pathlib import Path, PurePath
 import numpy as np
 import recbole.config.configurator as configurator
 import yaml
+from recbole.utils import ModelType
 from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
 
 from recbole_rella import arguments, keys
 from recbole_rella.errors import RellaError
+from recbole_rella.files import read_yaml
 from recbole_rella.key_docs import key_texts
-from recbole_rella.keys import KEYS, ConfigError, is_word
+from recbole_rella.keys import KEYS, ConfigError, affecting, is_word
 from recbole_rella.shipped import properties_folder, variant_files
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,9 @@ _UNLISTED = {
 }
 # Flags of ours that are RecBole's words too, and stand in its dictionaries.
 _RECBOLE_FLAGS = {"model", "dataset", "config_files", "nproc", "world_size", "ip", "port"}
+# RecBole's files of defaults that are named in another case than their models, so that it does not find them: file -> model.
+_TREES = {"lightgbm": "LightGBM", "xgboost": "XGBoost"}
+_DEFAULTS = "ReLLa.yaml"
 # RecBole's keys that hold paths, and those that change no score of a run.
 PATHS = ("data_path", "checkpoint_dir")
 RUN_ALONE = ("checkpoint_dir", "show_progress", "state", "worker", "log_wandb", "wandb_project")
@@ -48,9 +53,35 @@ RUN_ALONE = ("checkpoint_dir", "show_progress", "state", "worker", "log_wandb", 
 _NOWHERE = os.path.join(os.devnull, "nothing")
 
 
+def is_ours(model_class):
+    """Whether a model is ours: its class names files of defaults in properties/model, and our keys mean something to it."""
+    return hasattr(model_class, "properties_files")
+
+
 def is_rella(model_class):
-    """Whether a model is ours: its class names a file of defaults in properties/model, and our keys mean something to it."""
-    return hasattr(model_class, "properties_file")
+    """Whether a model is ReLLa, or derived from it: it has prompts, an LLM and adapters."""
+    return "ReLLa" in _names(model_class)
+
+
+def reads(model_class, key):
+    """Whether one of our keys means anything to a model."""
+    own = getattr(model_class, "own_keys", None)
+    if own is not None:
+        return key in own or key in affecting("rows")
+    return is_ours(model_class) and (not KEYS[key].of or bool(_names(model_class) & set(KEYS[key].of)))
+
+
+def _names(model_class):
+    return {cls.__name__ for cls in getattr(model_class, "__mro__", ())}
+
+
+def is_on_our_rows(settings):
+    """Whether a model of RecBole runs on our rows: side by side with others, or with the history features of its rows.
+
+    Args:
+        settings (Mapping): a Config, or its dictionary.
+    """
+    return settings["split_file"] is not None or bool(settings["history_fields"])
 
 
 def template_file(name):
@@ -84,8 +115,9 @@ def _recbole_keys():
 
 
 def model_names():
-    """The names of RecBole's models, and ReLLa."""
-    return {path.stem for path in _property_files() if path.parent.name == "model"} | {"ReLLa"}
+    """The names of RecBole's models, and of ours."""
+    ours = {path.stem for path in (properties_folder() / "model").glob("*.yaml")}
+    return {_TREES.get(path.stem, path.stem) for path in _property_files() if path.parent.name == "model"} | ours
 
 
 @lru_cache
@@ -147,7 +179,7 @@ def plain(value):
     return value if kind in (None, type(value)) else str.__str__(value) if kind is str else kind(value)
 
 
-def _usable(name, value):
+def usable(name, value):
     """What a key is used as: a plain value, lists of words in the place of a text with commas, paths without ~."""
     key, value = name.rpartition(".")[2], plain(value)
     if key == "gpu_id" and isinstance(value, list):
@@ -168,7 +200,7 @@ def allowed_changes(text):
     Raises:
         ConfigError: others.
     """
-    found = _usable("allow_changed", arguments.read_value("allow_changed", text))
+    found = usable("allow_changed", arguments.read_value("allow_changed", text))
     expected = KEYS["allow_changed"].rule(found)
     keys.refuse([f"allow_changed: expected {expected}, found {text!r}"] if expected else [])
     return found
@@ -187,7 +219,7 @@ def absolute(settings):
     def resolved(key, value):
         if not isinstance(value, str) or not value or is_word(key, value) or not (key in PATHS or key in keys.paths()):
             return value
-        if key in KEYS and KEYS[key].or_hub_name and not Path(value).exists():
+        if key in KEYS and KEYS[key].or_name and not Path(value).exists():
             return value
         return str(Path(value).expanduser().resolve())
 
@@ -247,22 +279,42 @@ def _misplaced(config):
     return [f"{key}: expected on the command line alone (--{key}=...), found in the configuration" for key in given if key in flags]
 
 
-def _check(config, model, is_ours):
+def _check(config, model, model_class):
     """Refuse what cannot be used, all at once, and warn of keys that nothing will read."""
     settings = {**config.internal_config_dict, **config.external_config_dict}
     problems, given = _misnamed(config, model) + _misplaced(config), config.given_config_dict
     known = _recbole_keys().union(arguments.flags(), config.internal_config_dict, *config.parameters.values())
-    # RecBole takes any key for any model; a name before a dot is our form.
-    named = given if is_ours else [key for key in given if "." in key]
+    # RecBole takes any key for any model; a name before a dot is our form, and history_fields is for any model too.
+    ours = is_ours(model_class)
+    named = given if ours else [key for key in given if "." in key or keys.nearest_key(key, ()) == "history_fields"]
     misspelt, others = keys.unknown(named, known)
     problems += misspelt
-    if is_ours:
+    if ours:
+        problems += keys.check(settings) + keys.check_with_rella(settings)
+    elif config.on_our_rows:
         problems += keys.check(settings)
-    elif settings.get("split_file") is not None:
-        problems += keys.check_recbole(settings)
+    if not problems and ours and reads(model_class, "spa"):
+        problems += keys.check_rellax(settings)
     keys.refuse(problems)
+    unread = [key for key in config.external_config_dict if ours and key in KEYS and not reads(model_class, key)]
+    if unread and not _compared.get():
+        logger.warning("%s does not read these keys of other models, and they change nothing: %s", model, unread)
     if others:
         logger.warning("Neither RecBole nor ReLLa knows these keys, and nothing will read them: %s", others)
+
+
+def _our_defaults(dataset, model_class):
+    """Defaults for a model of RecBole on our rows: those of ReLLa for our keys, but for the shots, which are ReLLa's alone, and for
+    the columns, labels and split of a shipped data set. Models of users and items alone, whose scores are no probabilities, are
+    measured by the order in which they put these rows."""
+    found = {key: value for key, value in read_yaml(properties_folder() / "model" / _DEFAULTS).items() if key in KEYS}
+    path = properties_folder() / "dataset" / f"{Path(str(dataset)).name}.yaml"
+    found |= read_yaml(path) if path.is_file() else {}
+    if model_class.type == ModelType.GENERAL:
+        found |= {"metrics": ["AUC", "UAUC"], "valid_metric": "AUC", "eval_args": {"mode": "labeled", **found.get("eval_args", {})}}
+    # Counts are published for the columns and filters of ReLLa's data sets; history fields are what ReLLa is told there, and other
+    # models where they are asked for.
+    return found | {"train_shots": None, "expected_counts": {}, "history_fields": None}
 
 
 @contextmanager
@@ -336,7 +388,7 @@ def install():
 
     def merge_usable(self):
         merge(self)
-        self.external_config_dict = {str(key): _usable(str(key), value) for key, value in self.external_config_dict.items()}
+        self.external_config_dict = {str(key): usable(str(key), value) for key, value in self.external_config_dict.items()}
 
     def load(self, model, model_class, dataset):
         dataset = self.dataset = str(dataset) if isinstance(dataset, (PurePath, np.str_)) else dataset
@@ -347,17 +399,25 @@ def install():
         self.given_config_dict = self.external_config_dict
         self.external_config_dict = _for_this_model(self.given_config_dict, model)
         load_builtin(self, model, model_class, dataset)
-        is_ours = is_rella(model_class)
-        if is_ours:
-            self.rella_defaults = {}
-            for path in (f"model/{model_class.properties_file}", f"dataset/{Path(str(dataset)).name}.yaml"):
+        for stem, name in _TREES.items():
+            if name == model:
+                self._update_internal_config_dict(next(path for path in _property_files() if path.stem == stem))
+        if is_ours(model_class):
+            # What a data set's file says of training is for ReLLa, of which it is the rest that all models share: the files of
+            # another model come after it.
+            self.rella_defaults, (first, *own) = {}, (f"model/{name}" for name in model_class.properties_files)
+            for path in (first, f"dataset/{Path(str(dataset)).name}.yaml", *own):
                 if (properties_folder() / path).is_file():
                     self.rella_defaults.update(self._update_internal_config_dict(properties_folder() / path) or {})
-        _check(self, model, is_ours)
+        given = {key: self.external_config_dict.get(key) for key in ("split_file", "history_fields")}
+        self.on_our_rows = not is_ours(model_class) and is_on_our_rows(given)
+        if self.on_our_rows:
+            self.internal_config_dict.update(_our_defaults(dataset, model_class))
+        _check(self, model, model_class)
 
     def finish_without_saved(self):
         settings = finish(self)
-        if is_rella(self.model_class) or settings.get("split_file") is not None:
+        if is_ours(self.model_class) or self.on_our_rows:
             settings.update(dataset_save_path=_NOWHERE, dataloaders_save_path=_NOWHERE)
         return settings
 

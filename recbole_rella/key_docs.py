@@ -1,4 +1,4 @@
-"""What is said of each key of ours: default, type and comment, as they stand in properties/model/ReLLa.yaml.
+"""What is said of each key of ours: default, type and comment, as they stand in properties/model.
 
 The list of keys in --help and docs/keys.md are made of it; ``python docs/write_keys.py`` writes the latter.
 """
@@ -12,7 +12,8 @@ import yaml
 from recbole_rella.keys import AFFECTS, KEYS
 from recbole_rella.shipped import properties_folder
 
-DEFAULTS = "model/ReLLa.yaml"
+# The models of ours, in the order of their keys: each has a file of defaults in properties/model.
+MODELS = ("ReLLa", "SIM", "Bias", "Tree")
 # `# (type) comment`, at the end of the key's line or on a line of its own before it.
 _COMMENT = re.compile(r"#\s*\(([a-z ]+)\)\s*(.*)$")
 
@@ -48,25 +49,35 @@ def key_texts():
     Returns:
         dict: name -> KeyText.
     """
-    text = (properties_folder() / DEFAULTS).read_text(encoding="utf-8")
-    defaults, found, section, above = yaml.safe_load(text), {}, "", None
-    for line in text.splitlines():
-        comment = _COMMENT.search(line)
-        if line.startswith("#") and not comment:
-            section, above = line.lstrip("# "), None
-        elif line.startswith("#"):
-            above = comment
-        elif comment or above:
-            kind, words = (comment or above).groups()
-            name = line.partition(":")[0]
-            found[name], above = KeyText(name, section, defaults[name], kind, words), None
+    found = {}
+    for model in MODELS:
+        text, section, above = _text(model), "", None
+        defaults = yaml.safe_load(text)
+        for line in text.splitlines():
+            comment = _COMMENT.search(line)
+            if line.startswith("#") and not comment:
+                section, above = line.lstrip("# "), None
+            elif line.startswith("#"):
+                above = comment
+            elif comment or above:
+                kind, words = (comment or above).groups()
+                name = line.partition(":")[0]
+                found[name], above = KeyText(name, section, defaults[name], kind, words), None
     return found
 
 
-def recbole_defaults():
-    """RecBole's own keys to which ReLLa gives another default: name -> value."""
-    defaults = yaml.safe_load((properties_folder() / DEFAULTS).read_text(encoding="utf-8"))
-    return {name: value for name, value in defaults.items() if name not in KEYS}
+def _text(model):
+    return (properties_folder() / "model" / f"{model}.yaml").read_text(encoding="utf-8")
+
+
+def recbole_defaults(model="ReLLa"):
+    """Keys that a model's file gives another default: RecBole's own, and for others than ReLLa those of ReLLa.
+
+    Returns:
+        dict: name -> value.
+    """
+    defaults, own = yaml.safe_load(_text(model)), key_texts()
+    return {name: value for name, value in defaults.items() if name not in own or value != own[name].default}
 
 
 def _sections():
@@ -100,7 +111,7 @@ def markdown():
     lines = [
         "# Keys",
         "",
-        "<!-- Made by `python docs/write_keys.py` from recbole_rella/keys.py and properties/model/ReLLa.yaml. -->",
+        "<!-- Made by `python docs/write_keys.py` from recbole_rella/keys.py and properties/model. -->",
         "",
         "Every key works on the command line (`--key=value`), in YAML files (`--config_files`) and in dictionaries",
         "(`config_dict`); the command line wins over dictionaries, and dictionaries over files. `model.key` (`--DIN.epochs=4`)",
@@ -115,7 +126,8 @@ def markdown():
             lines.append(
                 f"| `{text.name}` | `{_cell(_written(text.default))}` | {_cell(text.holds)} | {_cell(text.comment)} | {affects} |"
             )
-    lines += ["", "## RecBole's keys", "", "They keep RecBole's meaning. These have another default with ReLLa:", ""]
-    lines += ["| key | default |", "|---|---|"]
-    lines += [f"| `{name}` | `{_written(value)}` |" for name, value in recbole_defaults().items()]
+    lines += ["", "## RecBole's keys", "", "They keep RecBole's meaning."]
+    for model in filter(recbole_defaults, MODELS):
+        lines += ["", f"These have another default with {model}:", "", "| key | default |", "|---|---|"]
+        lines += [f"| `{name}` | `{_written(value)}` |" for name, value in recbole_defaults(model).items()]
     return "\n".join(lines) + "\n"

@@ -24,9 +24,12 @@ class KeepsPredictions:
         best_epoch (int or None): the epoch of the best validation score.
         predictions (dict): row_id and score of the rows of the last evaluation, numpy arrays.
         train_seconds (float): time in training epochs, without validation.
+        chosen (dict or None): what a model without epochs chose on validation; JSON-able.
+        fitted_values (int or None): how many numbers were fitted, where they are no parameters of torch.
     """
 
     assembly = None  # of ReLLa
+    chosen = fitted_values = None
 
     def __init__(self, config, model):
         super().__init__(config, model)
@@ -47,7 +50,7 @@ class KeepsPredictions:
                 self.saved_model_file = str(self.run_folder / Path(self.saved_model_file).name)
             if processes.is_first():
                 self.run_folder.mkdir(parents=True, exist_ok=True)
-                begin_run(self.run_folder, self.config, self.assembly)
+                begin_run(self.run_folder, self.config, self.assembly, getattr(self.model, "identities", None))
         score, result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
         return (score if np.isfinite(score) else float("nan")), result
 
@@ -98,10 +101,16 @@ class KeepsPredictions:
         self.predictions = {"row_id": np.concatenate(rows), "score": np.concatenate(scores)}
         return result
 
+    def parameter_counts(self):
+        """Number of the model's parameters.
 
-def keeping_predictions(trainer_class):
-    """The trainer of a built-in model, with KeepsPredictions mixed in."""
-    return type(trainer_class.__name__, (KeepsPredictions, trainer_class), {})
+        Returns:
+            dict: trainable (int), all (int).
+        """
+        if self.fitted_values is not None:
+            return {"trainable": self.fitted_values, "all": self.fitted_values}
+        counts = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
+        return {"trainable": sum(n for n, trained in counts if trained), "all": sum(n for n, _ in counts)}
 
 
 def _new_folder(path):

@@ -16,19 +16,33 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_environment, get_model, get_trainer, init_logger, init_seed, set_color
 
-from recbole_rella import processes
+from recbole_rella import beside, processes
 from recbole_rella.compat import anomaly_detection_kept
-from recbole_rella.config import checked_files, errors_of_recbole, is_rella, model_names, no_command_line
+from recbole_rella.config import (
+    checked_files,
+    errors_of_recbole,
+    is_on_our_rows,
+    is_ours,
+    is_rella,
+    model_names,
+    no_command_line,
+)
+from recbole_rella.data.crm import learned_kinds, write_vectors
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.row_dataset import KeepsRows
 from recbole_rella.data.same_rows import same_rows
 from recbole_rella.errors import RellaError
 from recbole_rella.files import fingerprint, read_yaml
+from recbole_rella.fitted_trainer import keeping_predictions
 from recbole_rella.metrics import row_metrics
-from recbole_rella.predictions import KeepsPredictions, keeping_predictions
+from recbole_rella.predictions import KeepsPredictions
+from recbole_rella.reads import words_read
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.run_folder import ADAPTER, RunError, floats, identities_of, read_run, write_metrics, write_predictions
 from recbole_rella.shipped import variant_files
+
+# RecBole imports the packages of both for either.
+_TREES = ("LightGBM", "XGBoost")
 
 
 class ModelError(RellaError):
@@ -48,6 +62,11 @@ def find_model(name):
         with anomaly_detection_kept():
             return getattr(importlib.import_module(module), cls) if dot else get_model(name)
     except (ImportError, AttributeError, ValueError) as error:
+        if name in _TREES and isinstance(error, ImportError):
+            raise ModelError(
+                f"model: expected the packages of RecBole's {' and '.join(_TREES)} to be installed for {name}, found no "
+                f"{error.name}: pip install '.[trees]' (Tree needs none of them)."
+            ) from error
         nearest = difflib.get_close_matches(name, {*model_names(), *variant_files()} - {name}, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         shipped = ", ".join(sorted(variant_files()))
@@ -110,8 +129,7 @@ def load_data(config):
     """
     with processes.first_alone():  # the others find what it made in the caches
         init_seed(config["seed"], config["reproducibility"])
-        ours = is_rella(config.model_class)
-        with nullcontext() if ours or config["split_file"] is None else same_rows(config):
+        with nullcontext() if is_ours(config.model_class) or not is_on_our_rows(config) else same_rows(config):
             dataset = create_dataset(config)
         getLogger().info(dataset)
         return dataset, data_preparation(config, dataset)
@@ -123,8 +141,12 @@ def _make_model(config, loaders):
     return config.model_class(config, loaders[0]._dataset).to(config["device"])
 
 
-def _run(config, saved, verbose, callback=None):
-    """Train and test; returns RecBole's result dictionary. A run folder is completed, if saved and rows are known."""
+def _run(config, saved, verbose, callback=None, rivals=False):
+    """Train and test. A run folder is completed, if saved and rows are known.
+
+    Returns RecBole's result dictionary and, where `rivals` asks for it of a saved run of ReLLa, what the models of the key beside
+    reach on the same rows (else nothing).
+    """
     started = time.monotonic()
     logger = getLogger()
     dataset, loaders = load_data(config)
@@ -138,10 +160,12 @@ def _run(config, saved, verbose, callback=None):
         trainer_class = keeping_predictions(trainer_class)
     trainer = trainer_class(config, model)
     show_progress = verbose and config["show_progress"]
+    told = {"callback_fn": callback} if callback else {}  # RecBole's own trainers of trees take none
     best_valid_score, best_valid_result = trainer.fit(
-        train_data, valid_data, verbose=verbose, saved=saved, show_progress=show_progress, callback_fn=callback
+        train_data, valid_data, verbose=verbose, saved=saved, show_progress=show_progress, **told
     )
     tuned = time.monotonic()
+    learned = learned_kinds(model, dataset) if keeps and not isinstance(dataset, ReLLaDataset) else ()
     test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
     ended = time.monotonic()
     result = {
@@ -150,6 +174,7 @@ def _run(config, saved, verbose, callback=None):
         "best_valid_result": best_valid_result,
         "test_result": test_result,
     }
+    found = {}
     if saved and keeps and processes.is_first():
         seconds = {
             "preparation": prepared - started,
@@ -159,20 +184,32 @@ def _run(config, saved, verbose, callback=None):
             "total": ended - started,
         }
         measured = _measured(dataset, loaders, trainer, result, seconds)
-        write_metrics(trainer.run_folder, config, trainer, model, trainer.assembly, measured)
+        if not isinstance(dataset, ReLLaDataset):
+            write_vectors(trainer.run_folder, model, dataset, learned, [loader._dataset for loader in loaders])
+        write_metrics(trainer.run_folder, config, trainer, measured)
+        if rivals and isinstance(dataset, ReLLaDataset) and config["beside"] and "test_exact" in measured:
+            valid, test = (np.unique(_row_ids(loader)) for loader in (valid_data, test_data))
+            found = beside.rivals_beside(config, dataset, valid, test)
+            write_metrics(trainer.run_folder, config, trainer, {**measured, "beside": found})
         logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
-    return result
+    return result, found
+
+
+def _row_ids(loader):
+    return loader._dataset.inter_feat[ROW_ID].numpy()
 
 
 def _measured(dataset, loaders, trainer, result, seconds):
     """The figures of a run; its predictions are written."""
-    row_ids = {name: loader._dataset.inter_feat[ROW_ID].numpy() for name, loader in zip(("train", "valid", "test"), loaders)}
+    row_ids = {name: _row_ids(loader) for name, loader in zip(("train", "valid", "test"), loaders)}
+    found = {name: fingerprint(np.unique(row_id)) for name, row_id in row_ids.items()}
     measured = {
         "valid": floats(result["best_valid_result"]),
         "test": floats(result["test_result"]),
         "rows": {name: len(row_id) for name, row_id in row_ids.items()},
-        # By which runs are found to be of the same rows.
-        "row_ids": {name: fingerprint(np.unique(row_id)) for name, row_id in row_ids.items()},
+        # By which runs are found to be of the same rows, and to show the same past of them.
+        "row_ids": {**found, "past": fingerprint(dataset.rows.split)},
+        "reads": words_read(dataset.config, loaders[0]._dataset),
         "shots": len(np.unique(row_ids["train"])),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
     }
@@ -215,10 +252,12 @@ def run_recbole_rella(model=None, dataset=None, config_file_list=None, config_di
     logger = getLogger()
     logger.info(sys.argv)
     logger.info(config)
-    result = _run(config, saved, verbose=True)
+    result, found = _run(config, saved, verbose=True, rivals=True)
     logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
     logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
     logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
+    if found:
+        logger.info(beside.sentence(found))
     return result
 
 
@@ -236,7 +275,7 @@ def objective_function(config_dict=None, config_file_list=None, saved=True, call
     """
     config = make_config(config_dict=config_dict, config_file_list=config_file_list)
     _init_logger(config)
-    result = {"model": config["model"], **_run(config, saved, verbose=False, callback=callback)}
+    result = {"model": config["model"], **_run(config, saved, verbose=False, callback=callback)[0]}
     if callback is None and "ray.tune" in sys.modules:
         from ray.air import session
 
@@ -265,34 +304,54 @@ def load_run_data(run_folder, allow_changed=()):
     """
     run = read_run(run_folder)
     if not run.has_adapter:
-        is_ours = run.model == "ReLLa"
-        remedy = "finish it with --resume_from" if is_ours else "RecBole's own load_data_and_model reads its model.pth"
+        remedy = "RecBole's own load_data_and_model reads its model.pth"
+        if run.model == "ReLLa":
+            remedy = "finish it with --resume_from"
+        elif is_ours(find_model(run.model)):
+            remedy = "load_data_and_model loads it" if run.has_checkpoint else "run it again"
         raise RunError(
             f"run_folder: expected a finished run of ReLLa, found one of {run.model} without adapters in {run.folder}: {remedy}."
         )
+    return run, *_data_of(run, allow_changed)
+
+
+def _data_of(run, allow_changed):
+    """The configuration, data set and data loaders of a run of ours, compared with what it stood on."""
     with no_command_line():
         config = make_config(run.model, run.dataset, config_dict=run.settings())
     dataset, loaders = load_data(config)
-    run.check(identities_of(dataset.assembly), _names(allow_changed))
-    return run, config, dataset, loaders
+    assembly = dataset.assembly if is_rella(config.model_class) else dataset.behaviours
+    run.check(identities_of(assembly), _names(allow_changed))
+    return config, dataset, loaders
 
 
 def load_data_and_model(run_folder, allow_changed=()):
     """Restore a run from its folder; no pickled code is read, and nothing is logged or written beside it.
 
     Args:
-        run_folder (str or pathlib.Path): as a run of ReLLa left it.
+        run_folder (str or pathlib.Path): as a run of ReLLa or SIM left it.
         allow_changed (iterable of str, or str): what may differ from the run: rows, llm, encoder, prompts, version.
 
     Returns:
-        tuple: config, model (with the best adapter, in evaluation mode), dataset, train_data, valid_data, test_data, as
+        tuple: config, model (with the best adapter or weights, in evaluation mode), dataset, train_data, valid_data, test_data, as
         RecBole's function of this name.
 
     Raises:
-        RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
+        RunError: the folder holds no run of ours; RunChangedError: it is another data set, LLM, encoder, prompt or version.
     """
+    run = read_run(run_folder)
+    model_class = find_model(run.model)
+    if run.has_checkpoint and is_ours(model_class) and not is_rella(model_class):
+        config, dataset, loaders = _data_of(run, allow_changed)
+        model = _make_model(config, loaders)
+        model.load_state_dict(run.weights())
+        return config, model.eval(), dataset, *loaders
+    return load_rella(run_folder, allow_changed)
+
+
+def load_rella(run_folder, allow_changed=()):
+    """`load_data_and_model` of a run of ReLLa, and of no other model."""
     run, config, dataset, loaders = load_run_data(run_folder, allow_changed)
     model = _make_model(config, loaders)
     model.load_adapter(run.folder / ADAPTER)
-    model.eval()
-    return config, model, dataset, *loaders
+    return config, model.eval(), dataset, *loaders

@@ -1,8 +1,8 @@
-"""ReLLa where RecBole looks: its model, data set, trainer, transform and metrics by name, and its defaults in Config.
+"""Our models where RecBole looks: model, data set, trainer, transform and metrics by name, and their defaults in Config.
 
 RecBole finds models as modules `recbole.model.<kind>.<name>`, data sets and trainers as attributes of a module. Each
 name is added once, under our own name only; nothing that exists is replaced, but for three functions that pass everything
-on unless the model is ReLLa or several processes run, and the Collector, which gathers one thing more where a metric of ours
+on unless the model is ours or several processes run, and the Collector, which gathers one thing more where a metric of ours
 asks for it.
 """
 
@@ -15,17 +15,25 @@ import recbole.data.transform
 import recbole.trainer
 
 from recbole_rella import config, metrics, processes
-from recbole_rella.config import is_rella
 from recbole_rella.data.dataset import ReLLaDataset
-from recbole_rella.data.transform import PromptTransform
-from recbole_rella.model.context_aware_recommender import rella
+from recbole_rella.data.same_rows import NumbersDataset
+from recbole_rella.data.sim_dataset import SIMDataset
+from recbole_rella.fitted_trainer import FittedAtOnceTrainer
+from recbole_rella.model.context_aware_recommender import bias, rella, sim, tree
 from recbole_rella.trainer import ReLLaTrainer
+
+# Our models: their class, its module, its data set and its trainer (None: RecBole's).
+_MODELS = (
+    (rella.ReLLa, rella, ReLLaDataset, ReLLaTrainer),
+    (sim.SIM, sim, SIMDataset, None),
+    (bias.Bias, bias, NumbersDataset, FittedAtOnceTrainer),
+    (tree.Tree, tree, NumbersDataset, FittedAtOnceTrainer),
+)
 
 
 def _transform_by_model(builtin):
     def construct(recbole_config):
-        is_ours = is_rella(recbole_config.model_class)
-        return PromptTransform(recbole_config) if is_ours else builtin(recbole_config)
+        return getattr(recbole_config.model_class, "transform", builtin)(recbole_config)
 
     return construct
 
@@ -44,15 +52,18 @@ def _tensorboard_of_the_first(builtin):
 
 
 def register():
-    """Make RecBole find ReLLa. Calling it twice is harmless."""
+    """Make RecBole find our models. Calling it twice is harmless."""
     config.install()
     metrics.register()
-    name = "recbole.model.context_aware_recommender.rella"
-    if name in sys.modules:
+    package = "recbole.model.context_aware_recommender"
+    if f"{package}.rella" in sys.modules:
         return
-    sys.modules[name] = rella
-    importlib.import_module("recbole.model.context_aware_recommender").ReLLa = rella.ReLLa
-    recbole.data.dataset.ReLLaDataset = ReLLaDataset
-    recbole.trainer.ReLLaTrainer = ReLLaTrainer
+    for model, module, dataset, trainer in _MODELS:
+        name = model.__name__
+        sys.modules[f"{package}.{name.lower()}"] = module
+        setattr(importlib.import_module(package), name, model)
+        setattr(recbole.data.dataset, f"{name}Dataset", dataset)
+        if trainer is not None:
+            setattr(recbole.trainer, f"{name}Trainer", trainer)
     recbole.trainer.trainer.get_tensorboard = _tensorboard_of_the_first(recbole.trainer.trainer.get_tensorboard)
     recbole.data.transform.UserDefinedTransform = _transform_by_model(recbole.data.transform.UserDefinedTransform)

@@ -4,34 +4,42 @@ config.yaml       every key after all sources were merged, as the user gave it; 
 identity.json     what the run stands on, each by a name that changes when it does: version (of this package), rows (of the files,
                   and of the split), llm, encoder, prompts
 llm/              the embedded LLM, as a Hugging Face folder; another LLM is named in config.yaml and proved by its identity
+crm/              what ReLLa reads of the run of a conventional model: its configuration and its vectors
 prompt/           template.jinja and chat.jinja as they were, and items.tsv: the sentence by which each item was retrieved
 metrics.json      metrics, seed, versions, device, times, parameter counts
 test_predictions.csv   row_id, user_id, item_id, timestamp, label, score, with the data set's own ids
 adapter/          the best adapter of ReLLa, in PEFT's standard format
-model.pth         the best checkpoint of a built-in model, RecBole's own
+model.pth         the best checkpoint of a model without adapters, RecBole's own
+trees.txt         the trees of LightGBM, in its own format; trees.ubj: those of XGBoost. (Bias and Tree leave nothing: config.yaml
+                  fits them again in seconds.)
+vectors.npz       what such a model has learned of items and users, by the data set's own ids (data/crm.py)
 resume.pt         tensors and numbers from which an interrupted run goes on; no pickled code
 
 `read_run` is the one reader of such a folder.
 """
 
 import json
+import pickle
 import platform
 import shutil
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import torch
 
-from recbole_rella.config import absolute, chat_template
+from recbole_rella.config import absolute, chat_template, is_ours, reads
 from recbole_rella.errors import RellaError
 from recbole_rella.files import read_yaml, replacing, write_json, write_text, write_yaml
+from recbole_rella.keys import KEYS
 from recbole_rella.version import VERSION, installed
 
 CONFIG, IDENTITY, METRICS, PREDICTIONS = "config.yaml", "identity.json", "metrics.json", "test_predictions.csv"
-ADAPTER, CHECKPOINT, RESUME, LLM = "adapter", "model.pth", "resume.pt", "llm"
+ADAPTER, CHECKPOINT, VECTORS, RESUME, LLM, CRM = "adapter", "model.pth", "vectors.npz", "resume.pt", "llm", "crm"
 _TEMPLATE, _CHAT, _SENTENCES = "prompt/template.jinja", "prompt/chat.jinja", "prompt/items.tsv"
 
 # What is compared before a run is used again, and what each stands for.
@@ -41,6 +49,7 @@ IDENTITIES = {
     "llm": "the LLM",
     "encoder": "the encoder of items",
     "prompts": "the words and the form of the prompts",
+    "crm": "the conventional model of soft tokens",
 }
 _PACKAGES = (
     "recbole",
@@ -50,6 +59,8 @@ _PACKAGES = (
     "faiss-cpu",
     "sentence-transformers",
     "scikit-learn",
+    "lightgbm",
+    "xgboost-cpu",
     "numpy",
 )
 
@@ -91,8 +102,10 @@ class Run:
     @cached_property
     def _kept(self):
         """Key -> path in the folder, of what the folder holds in the place of what the key names."""
-        files = {"llm": LLM, "prompt_template": _TEMPLATE, "prompt_chat": _CHAT}
-        return {key: str(self.folder / name) for key, name in files.items() if (self.folder / name).exists()}
+        files = {"llm": LLM, "crm": CRM, "prompt_template": _TEMPLATE, "prompt_chat": _CHAT}
+        kept = {key: str(self.folder / name) for key, name in files.items() if (self.folder / name).exists()}
+        # The adapters of another run, once they are saved here.
+        return {**kept, "adapter_from": str(self.folder)} if self.given.get("adapter_from") and self.has_adapter else kept
 
     def settings(self, given=None):
         """All settings of the run, or others that name what the run names, with what the folder holds in its place.
@@ -122,6 +135,30 @@ class Run:
         """Whether ReLLa was trained or validated here."""
         return (self.folder / ADAPTER).is_dir()
 
+    @property
+    def has_checkpoint(self):
+        """Whether a model without adapters was trained here."""
+        return (self.folder / CHECKPOINT).is_file()
+
+    def weights(self):
+        """The weights of the best epoch of a model without adapters, of RecBole or ours; no pickled code is run.
+
+        Returns:
+            dict: name -> torch.Tensor on the CPU, for `load_state_dict`.
+
+        Raises:
+            RunError: there are none, or the file is damaged.
+        """
+        path = self.folder / CHECKPOINT
+        reader = SimpleNamespace(Unpickler=_Unpickler, load=pickle.load, loads=pickle.loads, __name__="weights")
+        try:
+            # RecBole pickles its Config beside them, whose classes weights_only refuses.
+            return dict(torch.load(path, map_location="cpu", pickle_module=reader, weights_only=False)["state_dict"])
+        except Exception as error:  # those of files, zip archives and pickles: whatever the damage, the remedy is the same
+            raise RunError(
+                f"run_folder: expected the checkpoint of a finished run in {path}, found none that reads ({error}). Run it again."
+            ) from error
+
     def check(self, found, allowed=()):
         """Compare what the run stood on with what there is now.
 
@@ -150,6 +187,40 @@ class Run:
                 + "\nIts scores would be others. "
                 f"Bring back what it was, run it again, or go on knowingly with --allow_changed={','.join(refused)}."
             )
+
+
+class _Nothing:
+    """Takes the place of every pickled class that is no tensor."""
+
+    def __new__(cls, *_, **__):
+        return super().__new__(cls)
+
+    def __call__(self, *_, **__):
+        return self
+
+    def __setstate__(self, _):
+        pass
+
+    def __setitem__(self, *_):
+        pass
+
+    def append(self, _):
+        """Nothing."""
+
+    extend = add = append
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows tensors, and nothing else that a pickle could call."""
+
+    _KNOWN = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    }
+
+    def find_class(self, module, name):
+        return self._KNOWN.get((module, name), _Nothing)
 
 
 def read_run(folder):
@@ -182,7 +253,10 @@ def _read_json(path):
 
 
 def identities_of(assembly):
-    """What a run on this assembly stands on, to be compared by `Run.check`.
+    """What a run stands on, to be compared by `Run.check`.
+
+    Args:
+        assembly (Assembly or Behaviours): that it is made of.
 
     Returns:
         dict: name -> str, or None where it cannot be known or there is none.
@@ -206,17 +280,20 @@ def model_name(config):
     return config["model"] if known else f"{found.__module__}.{found.__qualname__}"
 
 
-def begin_run(folder, config, assembly=None):
-    """Write what the run is: its configuration, and for ReLLa what it stands on.
+def begin_run(folder, config, assembly=None, identities=None):
+    """Write what the run is: its configuration, and for a model of ours what it stands on.
 
     Args:
         folder (pathlib.Path): the run folder.
         config (recbole.config.Config): RecBole's; keys are written as they were before RecBole rewrote some for its own use.
         assembly (Assembly, optional): of ReLLa.
+        identities (dict, optional): of another model of ours.
     """
     values = {**config.internal_config_dict, **config.external_config_dict}
     values.update(model=model_name(config), dataset=config["dataset"], resume_from=None, allow_changed=[])
     values = absolute(values)
+    if is_ours(config.model_class):
+        values = {key: value for key, value in values.items() if key not in KEYS or reads(config.model_class, key)}
     if assembly is not None:
         # On another device `auto` could be another dtype, and the scores others.
         values["llm_dtype"] = str(assembly.backbone.dtype).removeprefix("torch.")
@@ -228,8 +305,21 @@ def begin_run(folder, config, assembly=None):
         if config["llm"] == "mini":
             with replacing(folder / LLM) as temporary:
                 shutil.copytree(assembly.backbone.folder, temporary)
-        write_json(folder / IDENTITY, identities_of(assembly))
+        identities = identities_of(assembly)
+    if values.get("crm") is not None:
+        _keep_crm(folder / CRM, Path(config["crm"]).expanduser())
+    if identities is not None:
+        write_json(folder / IDENTITY, identities)
     write_yaml(folder / CONFIG, {key: value for key, value in values.items() if fits_yaml(value)})
+
+
+def _keep_crm(folder, crm):
+    """Copy what is read of the run of a conventional model, so that this run needs no other."""
+    if folder.resolve() != crm.resolve() and (crm / VECTORS).is_file():
+        with replacing(folder) as temporary:
+            temporary.mkdir()
+            for name in (CONFIG, VECTORS):
+                shutil.copyfile(crm / name, temporary / name)
 
 
 def _write_prompts(folder, config, assembly):
@@ -267,25 +357,25 @@ def write_predictions(folder, dataset, predictions):
         table.to_csv(temporary, index=False)
 
 
-def write_metrics(folder, config, trainer, model, assembly, measured):
+def write_metrics(folder, config, trainer, measured):
     """Write what the run measured, and under which circumstances, as JSON.
 
     Args:
         folder (pathlib.Path): the run folder.
-        config (recbole.config.Config), trainer (KeepsPredictions), model: of the run.
-        assembly (Assembly or None): of ReLLa.
+        config (recbole.config.Config), trainer (KeepsPredictions): of the run.
         measured (dict): its figures; JSON-able.
     """
-    device = config["device"]
-    counts = [p.numel() for p in model.parameters()], [p.numel() for p in model.parameters() if p.requires_grad]
+    device, assembly = config["device"], trainer.assembly
     record = {
         "model": config["model"],
         "dataset": config["dataset"],
         "seed": config["seed"],
         "best_epoch": trainer.best_epoch,
         **measured,
-        "parameters": {"trainable": sum(counts[1]), "all": sum(counts[0])},
+        "parameters": trainer.parameter_counts(),
     }
+    if trainer.chosen is not None:
+        record["chosen"] = trainer.chosen
     if assembly is not None:
         record["llm"] = {"name": config["llm"], "identity": assembly.identities["llm"], "dtype": str(assembly.backbone.dtype)}
         record["encoder"], record["answer_tokens"] = assembly.identities["encoder"], list(assembly.answer_ids)

@@ -141,4 +141,5 @@ def write_book_crossing(folder):
     return folder
 
 
-ORIGINALS = {"ml-1m": write_ml_1m, "ml-25m": write_ml_25m, "book-crossing": write_book_crossing}
+# Latest Small comes in the same files as 25M.
+ORIGINALS = {"ml-1m": write_ml_1m, "ml-25m": write_ml_25m, "ml-latest-small": write_ml_25m, "book-crossing": write_book_crossing}

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from recbole_rella.config import properties_folder
+from recbole_rella.key_docs import MODELS
 from recbole_rella.keys import KEYS
 from recbole_rella.version import VERSION
 
@@ -38,11 +39,14 @@ def room(path):
 # The rooms from the ground up: each imports what stands before it, never what stands behind.
 ORDER = """
 errors version shipped files processes keys key_docs arguments pictures tables rows atomic prompt llm retrieval
-compat config metrics run_folder data model checkpoint predictions trainer register quick_start
+compat config metrics run_folder data model checkpoint predictions trainer fitted_trainer reads beside register quick_start
 experiments serving command_line __init__ __main__
 """.split()
 # Rooms of RecBole's side, the files in them that are plain all the same, and the file elsewhere that knows RecBole.
-KNOW_RECBOLE = "config quick_start register compat metrics trainer checkpoint predictions data model experiments __main__".split()
+KNOW_RECBOLE = """
+config quick_start register compat metrics trainer fitted_trainer reads beside checkpoint predictions data model experiments
+__main__
+""".split()
 PLAIN = ("experiments/significance.py",)
 NOT_PLAIN = ("atomic/reading.py",)
 
@@ -85,8 +89,8 @@ def test_converting_needs_neither_recbole_nor_torch(name):
 
 
 def test_every_key_has_a_default_a_rule_and_a_comment():
-    text = (properties_folder() / "model" / "ReLLa.yaml").read_text(encoding="utf-8")
-    defaults = yaml.safe_load(text)
+    texts = [(properties_folder() / "model" / f"{model}.yaml").read_text(encoding="utf-8") for model in reversed(MODELS)]
+    text, defaults = "\n".join(reversed(texts)), {name: value for text in texts for name, value in yaml.safe_load(text).items()}
     recbole = {
         "epochs",
         "train_batch_size",
@@ -104,6 +108,9 @@ def test_every_key_has_a_default_a_rule_and_a_comment():
         "train_neg_sample_args",
         "metrics",
         "valid_metric",
+        "embedding_size",
+        "mlp_hidden_size",
+        "dropout_prob",
     }
     assert set(defaults) - recbole == set(KEYS)
     for key, known in KEYS.items():

@@ -8,7 +8,7 @@ from helpers import write_atomic_files
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
-from recbole_rella.data import assembly, embedded_llm
+from recbole_rella.data import embedded_llm, materials
 from recbole_rella.keys import ConfigError
 from recbole_rella.llm.backbone import Backbone, LLMError, add_lora
 from recbole_rella.prompt.template import TemplateError
@@ -24,7 +24,7 @@ def forbid(monkeypatch):
 
     monkeypatch.setattr(embedded_llm, "mini_llm", heavy)
     monkeypatch.setattr(embedded_llm, "item_space", heavy)
-    monkeypatch.setattr(assembly, "item_space", heavy)
+    monkeypatch.setattr(materials, "item_space", heavy)
     monkeypatch.setattr(Backbone, "model", property(heavy))
 
 
@@ -51,7 +51,7 @@ def rewrite(settings, name, suffix, change):
         ({"history_size": 2.5}, "history_size: expected an integer of at least 1, found 2.5"),
         (
             {"retrieval_encoder": "tfid"},
-            "expected llm, tfidf, or the name or folder of a sentence-transformers model; did you mean tfidf?",
+            "expected llm, tfidf, mix, or the name or folder of a sentence-transformers model; did you mean tfidf?",
         ),
         ({"retrieval_encoder": "./nothing/here"}, "(this folder does not exist), found './nothing/here'"),
         ({"llm": "."}, "a folder that holds a Hugging Face LLM (there is no config.json in it)"),
@@ -81,7 +81,7 @@ def rewrite(settings, name, suffix, change):
         ({"sweep": "lora_r:1,2"}, "sweep: expected on the command line alone"),
         ({"llm_revision": "main"}, "llm_revision: expected none with llm 'mini', which is not from the hub, found 'main'"),
         ({"retrieval_encoder_revision": "main"}, "retrieval_encoder_revision: expected none with retrieval_encoder 'tfidf'"),
-        ({"allow_changed": "rows,lm"}, "allow_changed: expected a list of words among rows, llm, encoder, prompts, version"),
+        ({"allow_changed": "rows,lm"}, "allow_changed: expected a list of words among rows, llm, encoder, prompts, crm, version"),
         ({"Rella.lora_r": 4}, "Rella.lora_r: expected the name of the model of this run (ReLLa) before the dot, found Rella"),
         ({"DINN.epochs": 4}, "DINN.epochs: expected the name of the model of this run (ReLLa) before the dot, found DINN"),
         ({"ReLLa.lora_s": 4}, "ReLLa.lora_s: there is no such key; the nearest valid one is lora_r"),

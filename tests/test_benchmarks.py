@@ -10,8 +10,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import memory  # noqa: E402
+from benchmarks import history_features, memory  # noqa: E402
 from benchmarks.speed import measure, page, reading, scoring, scoring_report, training, workload  # noqa: E402
+from recbole_rella.rows.features import HistoryFeatures  # noqa: E402
+from recbole_rella.rows.history import Histories  # noqa: E402
+from recbole_rella.rows.item_statistics import ItemStatistics  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +150,21 @@ def test_what_the_page_says_of_24_gb():
         assert fits(name, "4bit", True) and fits(name, "8bit", True) and fits(name, "bfloat16", True) == ("13B" not in name)
         assert not any(fits(name, kind, False) for kind in memory.WEIGHTS) and fits(name, "4bit", False, 1024)
         assert fits(name, "8bit", False, 1024) == ("13B" not in name)
+
+
+def test_history_features_of_many_rows_are_those_of_each():
+    rows, genres = history_features.synthetic(3000)
+    features = HistoryFeatures(
+        rows=rows,
+        histories=Histories(rows, int(rows.user.max()) + 1),
+        statistics=ItemStatistics.of(rows),
+        names=history_features.NAMES,
+        values={"genre": genres},
+    )
+    some = np.arange(0, 3000, 37)
+    each = np.array([features.of(row, rows.item[[row]])[0] for row in some])
+    np.testing.assert_allclose(features.of_rows(some), each, rtol=1e-5, atol=1e-5)
+    case = history_features.measured(3000)
+    assert case["features"] == len(history_features.NAMES) == 15 and case["values that are there"] > 0.9
+    record = {"command": "x", "machine": {"cpu": "y"}, "cases": [case]}
+    assert "| 3,000 |" in history_features.page(record)

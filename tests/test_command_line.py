@@ -264,7 +264,7 @@ def test_the_command_line_wins_over_files(own):
         (["--model=ReLLa,FM", "--resume_from=saved"], "resume_from: expected the folder of an earlier run"),
         (["--sweep=history_size:2,3", "--run_folder=x"], "run_folder: expected none where several runs are made"),
         (["--sweep=eval_rows:2,3"], "found eval_rows, which decides on the rows"),
-        (["--model=ReLLa,FM", "--Rella.lora_r=4"], r"compared model \(FM, ReLLa\) before the dot, found Rella"),
+        (["--model=ReLLa,FM", "--Rella.lora_r=4"], r"compared model \(Bias, FM, ReLLa\) before the dot, found Rella"),
         (["--model=ReLLa,FM", "--FM.embeding_size=4"], "FM.embeding_size: there is no such key; the nearest .* embedding_size"),
         (["--model=ReLLa,FM", "--FM.learner=foo"], "learner: expected one of adam"),
         (["--model=ReLLa,FM", "--FM.save_dataset=True"], "save_dataset: expected False"),
@@ -352,5 +352,5 @@ def test_allowed_changes_are_words():
     from recbole_rella.config import allowed_changes
 
     assert allowed_changes("rows,version") == ["rows", "version"]
-    with pytest.raises(RellaError, match="allow_changed: expected a list of words among rows, llm, encoder, prompts, version"):
+    with pytest.raises(RellaError, match="allow_changed: expected a list of words among rows, llm, encoder, prompts, crm, version"):
         allowed_changes("row")

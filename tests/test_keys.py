@@ -16,7 +16,7 @@ from recbole.config import Config
 import recbole_rella
 from recbole_rella import arguments, config, keys
 from recbole_rella.config import absolute, chat_template, compared, no_command_line, plain, template_file
-from recbole_rella.key_docs import help_text, key_texts, markdown, recbole_defaults
+from recbole_rella.key_docs import MODELS, help_text, key_texts, markdown, recbole_defaults
 from recbole_rella.keys import AFFECTS, KEYS, ConfigError, affecting
 from recbole_rella.quick_start import make_config
 from recbole_rella.run_folder import begin_run
@@ -30,8 +30,14 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_table_and_the_file_of_defaults_name_the_same_keys_in_the_same_order():
     assert list(key_texts()) == list(KEYS)
-    defaults = yaml.safe_load((properties_folder() / "model" / "ReLLa.yaml").read_text())
-    assert set(defaults) == set(KEYS) | set(recbole_defaults())
+    files = {model: yaml.safe_load((properties_folder() / "model" / f"{model}.yaml").read_text()) for model in MODELS}
+    assert sorted(path.stem for path in (properties_folder() / "model").glob("*.yaml")) == sorted(MODELS)
+    of_all = [name for name, key in KEYS.items() if not key.of or "ReLLa" in key.of]
+    assert set(files["ReLLa"]) == set(of_all) | set(recbole_defaults())
+    for model in MODELS[1:]:  # a key of its own, or another default for one that all have
+        own = {name for name, key in KEYS.items() if key.of == (model,)}
+        assert own <= set(files[model]) and all(not KEYS[name].of for name in set(files[model]) & set(KEYS) - own)
+    defaults = {name: value for values in reversed(files.values()) for name, value in values.items()}
     kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "list of str": list}
     for name, text in key_texts().items():
         assert text.default == defaults[name] and text.section and text.comment.rstrip().endswith((".", "..."))
@@ -41,7 +47,7 @@ def test_the_table_and_the_file_of_defaults_name_the_same_keys_in_the_same_order
 def test_every_key_affects_something_and_every_word_is_used():
     for name, key in KEYS.items():
         assert key.affects and set(key.affects) <= set(AFFECTS), name
-        assert not (key.words or key.or_hub_name) or key.is_path, name
+        assert not (key.words or key.or_name) or key.is_path, name
         assert key.rule(object()) is not None, name  # what docs/keys.md says that it holds
         for word in key.words:
             assert key.rule(word) is None, word
@@ -263,9 +269,12 @@ def test_home_is_understood_in_every_path(movies, home):
     (home / "own.jinja").write_text("{{ target.text }}")
     values = {
         "llm": "~/models/x",
+        "crm": "~/run",
         "retrieval_encoder": "~/models/x",
+        "retrieval_mix_encoder": "~/models/x",
         "prompt_template": "~/own.jinja",
         "prompt_chat": "~/own.jinja",
+        "adapter_from": "~/run",
         "cache_dir": "~/cache",
         "split_file": "~/split.npz",
         "run_folder": "~/run",
@@ -273,7 +282,7 @@ def test_home_is_understood_in_every_path(movies, home):
         "checkpoint_dir": "~/saved",
     }
     assert set(values) == {*keys.paths(), "checkpoint_dir"}
-    config = make_config("ReLLa", name, None, {**tiny, **values, "data_path": "~/data"})
+    config = make_config("ReLLa", name, None, {**tiny, **values, "cflora": True, "data_path": "~/data"})
     for key, value in values.items():
         assert config[key] == str(home) + value[1:], key
     assert config["data_path"] == str(home / "data" / name)
@@ -287,13 +296,16 @@ def test_home_is_understood_in_every_path(movies, home):
 def test_reserved_words_are_never_paths(movies, llms):
     """A folder of that name in the working folder changes nothing."""
     name, tiny = movies
+    numbers = {"spa": True, "spa_tokens": ["history"], "history_fields": ["default"]}  # what adapter_from is for
     for key in keys.paths():
         for word in KEYS[key].words:
             if not Path(word).exists():
                 Path(word).symlink_to(llms("llama"))
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text("model: FM\ndataset: movies\n")
     for key in keys.paths():
         for word in KEYS[key].words:
-            assert make_config("ReLLa", name, None, {**tiny, key: word})[key] == word
+            assert make_config("ReLLa", name, None, {**tiny, **numbers, "crm": "run", key: word})[key] == word
             assert absolute({key: word}) == {key: word}
 
 
@@ -372,6 +384,33 @@ def test_files_that_hold_no_keys(text, message, movies):
 def test_what_recbole_refuses_is_one_message(wrong, message, movies):
     with pytest.raises(ConfigError, match=message):
         make_config("ReLLa", movies[0], None, {**movies[1], **wrong})
+
+
+def test_the_latest_behaviours_of_both_fit_into_the_history(movies):
+    """Where prompts show both; else the key is not read, and is no part of what names the prompts."""
+    name, tiny = movies
+    sizes = {"history_size": 3, "history_recent_size": 4}
+    for both in ({"eval_history": "both"}, {"train_history": ["recent", "both"]}, {"train_history": "both"}):
+        with pytest.raises(ConfigError, match=r"history_recent_size: expected at most history_size \(3\) where .*, found 4"):
+            make_config("ReLLa", name, None, {**tiny, **sizes, **both})
+        make_config("ReLLa", name, None, {**tiny, **both, "history_size": 4, "history_recent_size": 4})
+    make_config("ReLLa", name, None, {**tiny, **sizes})
+
+
+def test_keys_of_a_mixture(movies):
+    name, tiny = movies
+    make_config("ReLLa", name, None, {**tiny, "retrieval_encoder": "mix"})
+    with pytest.raises(ConfigError, match="retrieval_mix_encoder: expected llm, tfidf, or the name .*; did you mean"):
+        make_config("ReLLa", name, None, {**tiny, "retrieval_mix_encoder": "tfid"})
+    with pytest.raises(ConfigError, match="retrieval_mix: expected a number of at least 0 and at most 1, found 1.5"):
+        make_config("ReLLa", name, None, {**tiny, "retrieval_mix": 1.5})
+    # The revision is that of the encoder of its texts.
+    mixed = {**tiny, "retrieval_encoder": "mix", "crm": "run", "retrieval_encoder_revision": "main"}
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text("model: FM\ndataset: movies\n")
+    with pytest.raises(ConfigError, match="retrieval_encoder_revision: expected none with retrieval_encoder 'tfidf'"):
+        make_config("ReLLa", name, None, mixed)
+    make_config("ReLLa", name, None, {**mixed, "retrieval_mix_encoder": "org/name"})
 
 
 def test_a_data_set_that_some_run_saved_is_never_taken(movies):

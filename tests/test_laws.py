@@ -22,7 +22,7 @@ from recbole_rella import load_data_and_model, run_recbole_rella
 from recbole_rella.keys import ConfigError
 from recbole_rella.llm.scoring import p_yes, pad
 from recbole_rella.retrieval.subr import retrieve, similarity
-from recbole_rella.rows.fields import RETRIEVED, ROW_ID
+from recbole_rella.rows.fields import KIND, KINDS, ROW_ID
 from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
 from recbole_rella.trainer import ReLLaTrainer
 
@@ -74,6 +74,8 @@ def test_law_1_no_leak(order, data, tmp_path_factory, llms):
             prompt_item="{{ item.movie_title }}",
             retrieval_sentence="{{ item.movie_title }}",
             llm=llms("llama"),
+            train_history=["recent", "both"],
+            eval_history=data.draw(st.sampled_from(list(KINDS))),
         )
     except ValueError as error:
         assert "training rows of both labels" in str(error)
@@ -82,7 +84,7 @@ def test_law_1_no_leak(order, data, tmp_path_factory, llms):
     seen = 0
     for split, loader in zip((TRAIN, VALID, TEST), loaders):
         inter = loader._dataset.inter_feat
-        row_ids, kinds = inter[ROW_ID].numpy(), inter[RETRIEVED].numpy().astype(bool)
+        row_ids, kinds = inter[ROW_ID].numpy(), inter[KIND].numpy()
         assert (columns.split[row_ids] == split).all()
         for row, shown in zip(row_ids, dataset.assembly.prompter.shown(row_ids, columns.item[row_ids], kinds)):
             assert row not in shown
@@ -175,10 +177,12 @@ def test_law_3_score_is_that_of_the_row_alone(family, budget, llms):
     np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
 
 
-def test_law_3_through_predict(movies, llms):
+@pytest.mark.parametrize(("train", "kind"), [("mixed", "retrieved"), (["recent", "both"], "both")])
+def test_law_3_through_predict(train, kind, movies, llms):
     """The same through transform, loader and predict, with trained adapters and workers."""
     name, tiny = movies
-    run_recbole_rella("ReLLa", name, config_dict={**tiny, "llm": llms("qwen2"), "learning_rate": 0.05, "worker": 2})
+    own = {"llm": llms("qwen2"), "learning_rate": 0.05, "worker": 2, "train_history": train, "eval_history": kind}
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, **own})
     (run,) = Path("saved").glob("ReLLa-*")
     table = pd.read_csv(run / "test_predictions.csv")
     base = AutoModelForCausalLM.from_pretrained(llms("qwen2"), dtype=torch.float32)
@@ -188,7 +192,7 @@ def test_law_3_through_predict(movies, llms):
     rows = table["row_id"].to_numpy()
     texts = [
         dataset.assembly.prompter.text(r, dataset.rows.item[r], s)
-        for r, s in zip(rows, dataset.assembly.prompter.shown(rows, dataset.rows.item[rows], np.ones(len(rows), bool)))
+        for r, s in zip(rows, dataset.assembly.prompter.shown(rows, dataset.rows.item[rows], np.full(len(rows), KINDS[kind])))
     ]
     with torch.no_grad():
         for text, score in zip(texts, table["score"]):
@@ -233,14 +237,23 @@ def test_law_4_subr_equals_brute_force(data):
         np.testing.assert_allclose(similarities[row, : len(best)], [s for s, _ in best], rtol=1e-6)
 
 
-@pytest.mark.parametrize("order", ["time", "similarity", "similarity_reversed"])
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    [
+        ("retrieved", "time"),
+        ("retrieved", "similarity"),
+        ("retrieved", "similarity_reversed"),
+        ("both", "time"),
+        ("both", "recent_last"),
+    ],
+)
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_law_5_oldest_behaviours_go_first(order, family, movies, llms):
+def test_law_5_oldest_behaviours_go_first(kind, order, family, movies, llms):
     name, tiny = movies
     _, dataset, _ = build(name, tiny, llm=llms(family), history_size=8, history_order=order, eval_history="recent")
     prompter = dataset.assembly.prompter
     row = len(dataset.rows) - 1
-    target, kinds = dataset.rows.item[[row]], np.array([True])
+    target, kinds = dataset.rows.item[[row]], np.array([KINDS[kind]])
     (shown,) = prompter.shown(np.array([row]), target, kinds)
     full = prompter.tokenizer.ids(prompter.text(row, target[0], shown))
     smallest = len(prompter.tokenizer.ids(prompter.text(row, target[0], shown[:0])))
@@ -301,6 +314,7 @@ def test_law_8_all_errors_of_the_configuration_at_once(movies):
         "history_sise": 5,
         "history_size": 0,
         "lora_rank": 4,
+        "train_history": ["recent", "nearest"],
         "eval_history": "nearest",
         "prompt_answers": [True, False],
     }
@@ -310,7 +324,8 @@ def test_law_8_all_errors_of_the_configuration_at_once(movies):
     assert "history_sise: there is no such key; the nearest valid one is history_size" in message
     assert "history_size: expected an integer of at least 1, found 0" in message
     assert "lora_rank: there is no such key; the nearest valid one is lora_r" in message
-    assert "eval_history: expected one of retrieved, recent, found 'nearest'" in message
+    assert "eval_history: expected one of recent, retrieved, both, found 'nearest'" in message
+    assert "train_history: expected mixed, one of recent, retrieved, both, or a list of different ones of these, found [" in message
     assert "prompt_answers: expected two texts (quote them" in message
 
 

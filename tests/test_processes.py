@@ -65,11 +65,17 @@ ACCELERATE = [
 
 
 @pytest.fixture
-def settings(movies, llms):
+def more():
+    """Settings beyond those that all tests have."""
+    return {}
+
+
+@pytest.fixture
+def settings(movies, llms, more):
     """A run of an ordinary LLM with at least ten steps, whose dropout is off: it differs between processes."""
     name, tiny = movies
-    more = {"model": "ReLLa", "dataset": name, "llm": llms("llama"), "lora_dropout": 0.0, "learning_rate": 0.01, "epochs": 2}
-    return {**tiny, **more, "train_batch_size": 40, "train_shots": 200, "eval_micro_tokens": 700, "metric_decimal_place": 12}
+    own = {"model": "ReLLa", "dataset": name, "llm": llms("llama"), "lora_dropout": 0.0, "learning_rate": 0.01, "epochs": 2}
+    return {**tiny, **own, "train_batch_size": 40, "train_shots": 200, "eval_micro_tokens": 700, "metric_decimal_place": 12, **more}
 
 
 @pytest.fixture
@@ -102,8 +108,12 @@ def equal_runs(one, other, losses, tolerance=1e-5):
         torch.testing.assert_close(theirs[name], tensor, atol=1e-4, rtol=1e-3)
 
 
+ROW_NUMBERS = {"spa": True, "spa_tokens": ["history"], "cflora": True, "cflora_input": "history", "history_fields": ["default"]}
+
+
 @pytest.mark.slow
-def test_two_processes_train_and_score_as_one(settings, one):
+@pytest.mark.parametrize("more", [{}, ROW_NUMBERS], ids=["adapters", "soft tokens and gates"])
+def test_two_processes_train_and_score_as_one(more, settings, one):
     one, losses = one
     done = start(TORCHRUN, {**settings, "run_folder": "two"})
     assert done.returncode == 0, done.stderr[-9000:]

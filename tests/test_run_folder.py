@@ -106,7 +106,7 @@ def test_another_llm_version_or_encoder_is_refused(movies, llms, tmp_path):
     (folder / "identity.json").write_text(json.dumps({**identity, "version": "0.0.1"}))
     with pytest.raises(RunChangedError, match=r"version: the version of recbole_rella; expected 0.0.1, found "):
         load_data_and_model(folder, allow_changed="llm,encoder")
-    with pytest.raises(RunError, match="allow_changed: expected names among version, rows, llm, encoder, prompts, found lmm"):
+    with pytest.raises(RunError, match="allow_changed: expected names among version, rows, llm, encoder, prompts, crm, found lmm"):
         load_data_and_model(folder, allow_changed=["lmm"])
 
 
@@ -136,7 +136,8 @@ def split_of(movies):
 def test_the_folder_holds_the_run(movies):
     folder, settings = finished(movies)
     run = read_run(folder)
-    assert set(run.identities) == {"version", "rows", "llm", "encoder", "prompts"} and all(run.identities.values())
+    assert set(run.identities) == {"version", "rows", "llm", "encoder", "prompts", "crm"}
+    assert [name for name, value in run.identities.items() if not value] == ["crm"]
     given = read_yaml(folder / "config.yaml")
     assert Path(given["data_path"]).is_absolute() and given["llm"] == "mini" and given["llm_dtype"] == "float32"
     assert Path(run.settings()["llm"]) == folder.resolve() / "llm" and (folder / "llm" / "model.safetensors").is_file()

@@ -84,7 +84,9 @@ def test_a_comparison_of_models_with_any_name(tmp_path):
     names = ["**x** | y", r"Ke$ha_Ti$k \ {a}", "[z]\n&"]
     figures = {"valid AUC": 0.7, "test AUC": [0.6, 0.8, 0.7], "LogLoss": 0.5, "accuracy": 0.6, "UAUC": np.nan}
     costs = {"seconds to train": 1.0, "ms a row": 2.0, "shots": 3, "trainable": 4, "best epoch": 5}
-    table = pd.DataFrame({"model": names, **figures, **costs, "test AUC low": 0.5, "test AUC high": 0.9, "note": "a|b"})
+    table = pd.DataFrame(
+        {"model": names, "reads": "text", **figures, **costs, "test AUC low": 0.5, "test AUC high": 0.9, "note": "a|b"}
+    )
     page = write_table(tmp_path, table, table, table, "# Heading")
     head, _, *lines = read_markdown(page.split("\n\n")[1])
     assert [line[0] for line in lines] == [" ".join(name.split()) for name in names] and {line[-1] for line in lines} == {"a|b"}
@@ -101,6 +103,7 @@ def test_an_explanation_of_items_with_any_name(tmp_path):
         {
             "retrieved": True,
             "recent": place > 1,
+            "both": place > 2,
             "item": name,
             "rating": rating,
             "label": label,
@@ -112,7 +115,7 @@ def test_an_explanation_of_items_with_any_name(tmp_path):
             zip(names, [1234567.0, 3.5, None, 4.0], [1, 0, None, 1], [0.1, -0.2, None, 0.0])
         )
     ]
-    found = Explanation("row-1", "$u$", "$$i", None, "recent", 0.5, 0.5, None, 0.4, "```\nprompt", behaviours)
+    found = Explanation("row-1", "$u$", "$$i", None, "recent", 0.5, 0.5, None, None, 0.4, "```\nprompt", behaviours)
     path = write_explanation(found, tmp_path)
     page = path.read_text(encoding="utf-8")
     rows = list(read_markdown(page.split("\n\n")[3]))[2:]

@@ -22,6 +22,7 @@ class Converter:
 CONVERTERS = {
     "ml-1m": Converter(("users.dat", "movies.dat", "ratings.dat"), "iso-8859-1", ml_1m),
     "ml-25m": Converter(("movies.csv", "ratings.csv"), "utf-8", ml_25m),
+    "ml-latest-small": Converter(("movies.csv", "ratings.csv"), "utf-8", ml_25m),
     "book-crossing": Converter(("BX-Users.csv", "BX-Books.csv", "BX-Book-Ratings.csv"), "cp1252", book_crossing),
 }
 

@@ -1,7 +1,8 @@
-"""MovieLens 1M and 25M, from the files that GroupLens distributes.
+"""MovieLens 1M, 25M and Latest Small, from the files that GroupLens distributes.
 
-ml-1m    users.dat, movies.dat, ratings.dat: ``::`` between fields, no header, ISO-8859-1
-ml-25m   movies.csv, ratings.csv: commas, a header, titles with a comma in quotes, UTF-8; no users
+ml-1m            users.dat, movies.dat, ratings.dat: ``::`` between fields, no header, ISO-8859-1
+ml-25m           movies.csv, ratings.csv: commas, a header, titles with a comma in quotes, UTF-8; no users
+ml-latest-small  the same
 
 The fields are named as in RecBole's own downloads. A title stays as it is, article last ("Matrix, The"), as RecBole has it;
 the year at its end goes to release_year. Genres are words, so that "Sci-Fi" or "Children's" is one token.
@@ -123,6 +124,6 @@ def ml_1m(sources):
 
 
 def ml_25m(sources):
-    """The tables of MovieLens-25M, as `ml_1m`; nothing is known of its users."""
+    """The tables of MovieLens-25M, and of others in its files, as `ml_1m`; nothing is known of their users."""
     movies, ratings = sources["movies.csv"], sources["ratings.csv"]
     return {"item": Table(movies, _ITEM, _movies_25m(movies)), "inter": Table(ratings, _INTER, _ratings_25m(ratings))}

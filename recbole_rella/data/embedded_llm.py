@@ -7,8 +7,9 @@ import jinja2
 import numpy as np
 from jinja2 import meta
 
+from recbole_rella.data.history import history_features
 from recbole_rella.files import cache_key
-from recbole_rella.llm.mini import MiniSettings, mini_llm
+from recbole_rella.llm.mini import Document, MiniSettings, Numbers, mini_llm
 from recbole_rella.prompt.prompter import RowTexts
 from recbole_rella.retrieval.encoder import TfidfEncoder
 from recbole_rella.retrieval.item_space import item_space
@@ -25,7 +26,7 @@ def _texts_shown(texts):
     return {name: text for name, text in texts.items() if name != "system" or name in named}
 
 
-def embedded_llm(dataset, texts, template, folder):
+def embedded_llm(dataset, texts, template, folder, features=None):
     """Pretrain the embedded LLM on the training split, or take it from the cache.
 
     A document is the prompt of a training row (of train_pool, where it is set) with its answer. Its history holds earlier rows of
@@ -36,6 +37,7 @@ def embedded_llm(dataset, texts, template, folder):
         texts (dict): of the template, by name.
         template (PromptTemplate): renders them.
         folder (pathlib.Path): the cache.
+        features (HistoryFeatures, optional): of which soft tokens of prompts are made; its documents have such tokens too then.
 
     Returns:
         pathlib.Path: a Hugging Face checkpoint folder.
@@ -49,11 +51,13 @@ def embedded_llm(dataset, texts, template, folder):
         epochs=config["mini_epochs"],
         learning_rate=float(config["mini_learning_rate"]),
         weight_decay=float(config["mini_weight_decay"]),
+        dropout=float(config["mini_dropout"]),
         seed=config["seed"],
     )
     history_size = config["mini_history_size"]
     sentences = ["", *(template.sentence(item, _SENTENCE) for item in range(1, dataset.item_num))]
     vectors = item_space(sentences, TfidfEncoder(), _PCA_DIM, "cosine", folder).vectors
+    retriever = Retriever(rows, histories, vectors, history_size, "cosine")
     row_texts = RowTexts(
         rows=rows,
         histories=histories,
@@ -62,7 +66,8 @@ def embedded_llm(dataset, texts, template, folder):
         template=template,
         history_size=history_size,
         history_order="time",
-        retriever=Retriever(rows, histories, vectors, history_size, "cosine"),
+        retriever=retriever,
+        features=history_features(dataset, template.numbers, retriever, "prompt_template") if template.numbers else None,
     )
     # As many documents as it takes to show each training row once.
     count = -(-len(train_rows) // (history_size + 1))
@@ -72,12 +77,22 @@ def embedded_llm(dataset, texts, template, folder):
         chosen = random.choice(train_rows, size=count)
         retrieved = random.random(count) < 0.5
         shown = row_texts.shown(chosen, rows.item[chosen], retrieved)
-        return [row_texts.document(int(row), behaviours) for row, behaviours in zip(chosen, shown)]
+        return [_document(row_texts, int(row), behaviours) for row, behaviours in zip(chosen, shown)]
 
     vocabulary = [template.item(item)["text"] + "\n" for item in range(1, dataset.item_num)] + sentences[1:]
     vocabulary += [template.profile(user)["profile"] + "\n" for user in range(1, dataset.user_num)]
     read = np.flatnonzero(np.isin(rows.split, (TRAIN, NO_SPLIT)) & (np.arange(len(rows)) <= train_rows.max()))
     columns = [column[read] for column in (rows.user, rows.item, rows.time, rows.rating, rows.label) if column is not None]
     words = [dataset.words[kind].content() for kind in ("user", "item")]
-    key = cache_key(_texts_shown(texts), vocabulary, words, vectors, train_rows, read, *columns, history_size)
-    return mini_llm(vocabulary, documents, count, key, settings, folder, config["device"], config["show_progress"])
+    numbers, answers = None, tuple(f" {answer}" for answer in reversed(texts["answers"]))
+    if features is not None:
+        pool = np.searchsorted(read, train_rows)
+        numbers = Numbers(features.names, read, features.of_rows(read), rows.label[read], pool, answers)
+    told = () if numbers is None else (numbers.names, numbers.table)
+    key = cache_key(_texts_shown(texts), vocabulary, words, vectors, train_rows, read, *columns, history_size, *told)
+    return mini_llm(vocabulary, documents, count, key, settings, folder, config["device"], config["show_progress"], numbers)
+
+
+def _document(row_texts, row, shown):
+    text, spans, first = row_texts.document(row, shown)
+    return Document(text, spans, {span: int(shown[number - 1]) if number else row for number, span in first.items()})

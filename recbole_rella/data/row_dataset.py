@@ -16,6 +16,7 @@ from recbole_rella.atomic.errors import DatasetError, plural
 from recbole_rella.data.answers import Answers
 from recbole_rella.data.atomic_files import ReadsAtomicFiles
 from recbole_rella.data.filters import CountsFilteredRows
+from recbole_rella.files import fingerprint
 from recbole_rella.keys import affecting
 from recbole_rella.rows.counts import differing, sentence
 from recbole_rella.rows.draw import drawn
@@ -163,6 +164,31 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
         users, items = self.field2id_token[self.uid_field], self.field2id_token[self.iid_field]
         return rows_identity(self.rows, users, items)
 
+    def rows_identity(self, parts):
+        """Names the rows, what they say, and which of them train, validate and test.
+
+        Args:
+            parts (list of KeepsRows): train, valid and test.
+
+        Returns:
+            str: 16 hexadecimal digits.
+        """
+        ratings = [] if self.rows.rating is None else [self.rows.rating]
+        return fingerprint(
+            self.identity(), *ratings, self.rows.split, *(np.unique(part.inter_feat[ROW_ID].numpy()) for part in parts)
+        )
+
+    def with_first_rows(self, df):
+        """An Interaction whose users have rows, or get the one from which they are seen (full-sort evaluation ranks all items for
+        a user): their first in this split, so that its history ends before the split's behaviours."""
+        if ROW_ID in df or self.uid_field not in df or not isinstance(self.inter_feat, Interaction):
+            return df
+        users, rows = (self.inter_feat[field].numpy() for field in (self.uid_field, ROW_ID))
+        first = np.full(self.user_num, -1, dtype=np.int64)
+        order = np.argsort(-rows)
+        first[users[order]] = rows[order]
+        return Interaction({**df.interaction, ROW_ID: torch.from_numpy(first[df[self.uid_field].numpy()])})
+
     def _split(self):
         """Train, valid and test: those of split_file, or as eval_args says."""
         labeled = "labeled" in self.config["eval_args"]["mode"].values()
@@ -183,7 +209,9 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
         else:
             parts = self._split_by_file()
         self._check_train(parts[0])
-        self.pool = np.sort(parts[0].inter_feat[ROW_ID].numpy())
+        pool = np.sort(parts[0].inter_feat[ROW_ID].numpy())
+        for part in (self, *parts):
+            part.pool = pool
         self._draw(parts[0], "train_shots")
         return parts
 
@@ -249,6 +277,23 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
             self.logger.warning(sentence(differences, own))
         else:
             self.logger.info(f"expected_counts: found as published: {expected}")
+
+
+def hide_answers(dataset, parts):
+    """Make no feature of row_ids, nor of the row's own rating, which is the answer where labels are not made of it.
+
+    The columns stay: predictions are named by row_ids. Ratings of the past may be seen.
+
+    Args:
+        dataset (KeepsRows): whole.
+        parts (list of KeepsRows): its split.
+    """
+    row_ids = ROW_ID + (dataset.config["LIST_SUFFIX"] or "_list")
+    for properties in (dataset.field2type, dataset.field2source, dataset.field2seqlen, dataset.field2id_token):
+        for field in (ROW_ID, row_ids, dataset.config["RATING_FIELD"]):
+            properties.pop(field, None)
+    for part in parts:
+        part.inter_feat.interaction.pop(row_ids, None)
 
 
 class RowDataset(KeepsRows, Dataset):

@@ -5,9 +5,9 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_rella.llm.scoring import pad
-from recbole_rella.rows.fields import PROMPT_DROPPED, PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, RETRIEVED, ROW_ID
+from recbole_rella.rows.fields import KIND, PROMPT_DROPPED, PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, PROMPT_VECTORS, ROW_ID
 
-_PROMPT_FIELDS = {PROMPT_IDS, PROMPT_LENGTH, PROMPT_ITEM, PROMPT_DROPPED}
+_PROMPT_FIELDS = {PROMPT_IDS, PROMPT_LENGTH, PROMPT_ITEM, PROMPT_DROPPED, PROMPT_VECTORS}
 
 
 class PromptedRows(Interaction):
@@ -42,22 +42,26 @@ def with_prompts(prompter, interaction, item_field):
 
     Args:
         prompter (Prompter): makes them.
-        interaction (Interaction): n rows with row_id, retrieved and the target item.
+        interaction (Interaction): n rows with row_id, the kind of their histories and the target item.
         item_field (str): name of the target item's column.
 
     Returns:
         PromptedRows: with prompt_ids (int64 [n, longest], 0-padded), prompt_length (int64 [n]), prompt_item (int64 [n], the item
-        that the prompt asks about) and prompt_dropped (int64 [n], behaviours that the token budget removed), on the CPU.
+        that the prompt asks about) and prompt_dropped (int64 [n], behaviours that the token budget removed), on the CPU; and where
+        soft tokens belong to the row, prompt_vectors (float32 [n, D]).
     """
     targets = interaction[item_field].cpu()
     if PROMPT_ITEM in interaction and torch.equal(interaction[PROMPT_ITEM].cpu(), targets):
         return interaction
     targets = targets.numpy()
-    ids, dropped = prompter.token_ids(interaction[ROW_ID].cpu().numpy(), targets, interaction[RETRIEVED].cpu().numpy().astype(bool))
+    rows = interaction[ROW_ID].cpu().numpy()
+    ids, dropped = prompter.token_ids(rows, targets, interaction[KIND].cpu().numpy())
     prompts = {
         PROMPT_IDS: pad(ids),
         PROMPT_LENGTH: torch.tensor([len(i) for i in ids]),
         PROMPT_ITEM: torch.from_numpy(targets.astype(np.int64)),
         PROMPT_DROPPED: torch.tensor(dropped),
     }
+    if (vectors := prompter.soft_vectors(rows, targets)) is not None:
+        prompts[PROMPT_VECTORS] = torch.from_numpy(vectors)
     return PromptedRows({**interaction.interaction, **prompts})

@@ -1,7 +1,8 @@
 """What to run: models, seeds and swept values -> one settings file a run.
 
-An entry of `--model` is the name of a model of RecBole, the import path of one from elsewhere, or a variant: a YAML file,
-or the name of a shipped one in properties/variant (a variant of ReLLa unless it says `model:`).
+An entry of `--model` is the name of a model of RecBole or of ours (Bias, Tree), the import path of one from elsewhere, or a
+variant: a YAML file, or the name of a shipped one in properties/variant (a variant of ReLLa unless it says `model:`). Any of them
+followed by `+history` is told numbers of each row's history besides (history_fields: default).
 
 Settings come from, the later winning: what all models share (the data, the split, the metrics), files, dictionary and
 command line, the variant, and keys of the form entry.key. What belongs to ReLLa alone is not passed to other models, so
@@ -12,11 +13,26 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_rella.arguments import flags, is_variant
-from recbole_rella.config import RUN_ALONE, absolute, checked_files, compared, data_keys, is_rella, no_command_line
-from recbole_rella.data.same_rows import learns_from_labels
+from recbole.utils import ModelType
+
+from recbole_rella.arguments import flags, is_variant, with_suffix
+from recbole_rella.config import (
+    RUN_ALONE,
+    absolute,
+    checked_files,
+    compared,
+    data_keys,
+    is_ours,
+    is_rella,
+    no_command_line,
+    reads,
+    usable,
+)
+from recbole_rella.data.history import history_keys
+from recbole_rella.data.same_rows import learns_from_labels, reads_history_fields
 from recbole_rella.files import fingerprint, read_yaml
 from recbole_rella.keys import KEYS, affecting, is_word, paths, refuse
+from recbole_rella.model.fitted_at_once import FittedAtOnce
 from recbole_rella.quick_start import ModelError, find_model, make_config
 from recbole_rella.run_folder import fits_yaml
 from recbole_rella.shipped import variant_files
@@ -41,9 +57,28 @@ class Entry:
         return find_model(self.model)
 
     @property
+    def is_ours(self):
+        """Whether keys of ours mean anything to it."""
+        return is_ours(self.model_class)
+
+    @property
     def is_rella(self):
-        """Whether our keys mean anything to it."""
+        """Whether it shows behaviours in prompts."""
         return is_rella(self.model_class)
+
+    @property
+    def reads_history_fields(self):
+        """Whether it takes history_fields for more than prompts: RecBole's models of columns do, and Tree."""
+        return self.reads("history_fields") if self.is_ours else reads_history_fields(self.model_class)
+
+    def reads(self, key):
+        """Whether a key of ours means anything to it."""
+        return reads(self.model_class, key)
+
+    @property
+    def has_epochs(self):
+        """Whether it is trained in epochs: what is fitted at once, and trees, take one whatever is given."""
+        return not issubclass(self.model_class, FittedAtOnce) and self.model_class.type != ModelType.DECISIONTREE
 
 
 @dataclass(frozen=True)
@@ -85,14 +120,27 @@ def stamps(folder):
     return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(folder).iterdir()) if p.is_file()]
 
 
+# What may follow the name of a model, and the settings that it stands for.
+SUFFIXES = {"history": {"history_fields": ["default"]}}
+
+
+def with_bias(entries):
+    """The entries, and `Bias` behind them where it is not among them."""
+    named = any(entry.model == "Bias" for entry in entries)
+    return [*entries, *([] if named else make_entries(["Bias"]))]
+
+
 def make_entries(names):
     """Entries by name, import path or file.
 
     Raises:
-        ModelError: names one that is none of these, or that stands twice.
+        ModelError: names one that is none of these, that stands twice, or that has something else than history behind a plus sign.
     """
     entries = []
-    for name in names:
+    for given in names:
+        name, suffix = with_suffix(given)
+        if suffix and suffix not in SUFFIXES:
+            raise ModelError(f"model: expected +{' or +'.join(SUFFIXES)} behind the name of a model, found +{suffix} in {given!r}.")
         if is_variant(name):
             path = variant_files().get(name, Path(name).expanduser())
             if not path.is_file():
@@ -102,11 +150,19 @@ def make_entries(names):
             entries.append(Entry(path.stem, own.pop("model", "ReLLa"), own))
         else:
             entries.append(Entry(name.rpartition(".")[2], name, {}))
+        if suffix:
+            plain = entries.pop()
+            entries.append(Entry(f"{plain.label}+{suffix}", plain.model, {**plain.own, **SUFFIXES[suffix]}))
     for entry in entries:
+        if "history_fields" in entry.own and not (entry.is_rella or entry.reads_history_fields):
+            raise ModelError(
+                f"model: expected a model that reads columns of rows with +history, found {entry.label}: {entry.model} "
+                "would be told nothing more."
+            )
         if not learns_from_labels(entry.model_class):
             raise ModelError(
-                "model: expected context-aware or sequential models that learn from the labels of rows (as FM, DCNV2, DIN, DIEN), "
-                f"found {entry.label}."
+                "model: expected context-aware or sequential models or trees that learn from the labels of rows (as FM, DIN, "
+                f"LightGBM), found {entry.label}."
             )
     labels = [entry.label for entry in entries]
     if len(set(labels)) < len(labels):
@@ -114,17 +170,16 @@ def make_entries(names):
     return entries
 
 
-def with_both_histories(entries, given):
-    """For a sweep: ReLLa once with retrieved and once with recent behaviours, unless settings choose one already."""
+def with_each_history(entries, given):
+    """For a sweep: ReLLa with retrieved behaviours (as it is), with recent ones and with both, unless settings choose already."""
     expanded = []
     for entry in entries:
         own = {**given, **entry.own}
         if entry.is_rella and not {"train_history", "eval_history"} & set(own):
-            recent = {**entry.own, "train_history": "recent", "eval_history": "recent"}
-            expanded += [
-                Entry(f"{entry.label} (retrieved)", entry.model, entry.own),
-                Entry(f"{entry.label} (recent)", entry.model, recent),
-            ]
+            expanded.append(Entry(f"{entry.label} (retrieved)", entry.model, entry.own))
+            for kind in ("recent", "both"):
+                chosen = {**entry.own, "train_history": kind, "eval_history": kind}
+                expanded.append(Entry(f"{entry.label} ({kind})", entry.model, chosen))
         else:
             expanded.append(entry)
     return expanded
@@ -184,7 +239,8 @@ def make_base(entries, dataset, config_file_list, config_dict):
     Raises:
         ConfigError: before anything is read.
     """
-    with compared(name for entry in entries for name in _names(entry)):
+    first = [entry.own["crm"] for entry in entries if entry.own.get("crm")]  # what is trained before them has keys of its own, too
+    with compared([*first, *(name for entry in entries for name in _names(entry))]):
         base = make_config("ReLLa", dataset, config_file_list, config_dict)
     refuse_of_one_run(key for key, value in base.given_config_dict.items() if value is not None)
     return base
@@ -212,11 +268,24 @@ def settings_of(entry, base, seed, split_file):
     for name in _names(entry):
         named.update({key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")})
     common = {key: value for key, value in given.items() if "." not in key and key not in flags()}
-    common.pop("train_shots_for", None)  # what it says is done here
-    if not entry.is_rella:
-        common = {key: value for key, value in common.items() if key not in KEYS}
-        common = {**shared_settings(base), **common}
+    for key in ("train_shots_for", "with_bias"):  # what they say is done here
+        common.pop(key, None)
+    read = {key for key in KEYS if entry.reads(key)}
+    if entry.reads_history_fields:
+        asked = {key: base[key] for key in ("retrieval_encoder", "retrieval_mix_encoder", "llm")} | {"history_fields": None}
+        asked |= common | entry.own | named
+        asked["history_fields"] = usable("history_fields", asked["history_fields"]) or (["default"] if entry.is_ours else None)
+        read |= set(history_keys(asked))
+    common = {key: value for key, value in common.items() if key not in KEYS or key in read}
+    if entry.is_rella:
+        common["beside"] = []
+    else:
+        common.pop("train_shots", None)
         if base["train_shots_for"] == "all":
             common["train_shots"] = base["train_shots"]
+    if not entry.is_ours:
+        common = {**shared_settings(base), **common}
     settings = {"metric_decimal_place": 6, "show_progress": False, **common, **entry.own, **named}
+    if not entry.has_epochs:
+        settings.pop("epochs", None)
     return {**absolute(settings), "model": entry.model, "dataset": base["dataset"], "seed": seed, "split_file": str(split_file)}

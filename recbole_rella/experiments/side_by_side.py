@@ -8,8 +8,18 @@ import numpy as np
 from recbole.utils import init_seed
 
 from recbole_rella.data.row_dataset import RowDataset
-from recbole_rella.experiments.plan import Run, check_settings, make_base, make_entries, settings_of, shared_settings, stamps
+from recbole_rella.experiments.plan import (
+    Run,
+    check_settings,
+    make_base,
+    make_entries,
+    settings_of,
+    shared_settings,
+    stamps,
+    with_bias,
+)
 from recbole_rella.experiments.runs import execute
+from recbole_rella.experiments.stages import with_stages
 from recbole_rella.experiments.table import models_table, runs_table, write_table
 from recbole_rella.files import fingerprint
 from recbole_rella.keys import ConfigError, affecting
@@ -23,6 +33,7 @@ logger = logging.getLogger(__name__)
 class Experiment:
     """What all runs of an experiment have in common: ReLLa's configuration, the folder, the split and the labels of its rows."""
 
+    entries: tuple  # of Entry
     base: object
     folder: Path
     split_file: Path
@@ -37,12 +48,13 @@ def _whole_numbers(value, key):
     return values
 
 
-def make_experiment(entries, dataset=None, config_file_list=None, config_dict=None):
+def make_experiment(entries, dataset=None, config_file_list=None, config_dict=None, bias=False):
     """Check the configuration, and make the split, or take the one that the same data and settings made before.
 
     Args:
         entries (list of Entry): the models, whose settings are checked.
         dataset, config_file_list, config_dict: as for `run_recbole_rella`; the command line counts too.
+        bias (bool): whether `Bias` is one of them, unless with_bias says otherwise.
 
     Returns:
         Experiment: the base of every run.
@@ -50,7 +62,9 @@ def make_experiment(entries, dataset=None, config_file_list=None, config_dict=No
     Raises:
         ConfigError: keys of ours, before anything is read.
     """
-    base = make_base(entries, dataset, config_file_list, config_dict)
+    more = with_bias(entries) if bias else entries
+    base = make_base(more, dataset, config_file_list, config_dict)
+    entries = more if base["with_bias"] else entries
     if base["eval_args"]["mode"] != {"valid": "labeled", "test": "labeled"}:
         raise ConfigError(
             f"eval_args: expected the mode labeled, in which every model scores the same rows, found {base['eval_args']}."
@@ -73,12 +87,13 @@ def make_experiment(entries, dataset=None, config_file_list=None, config_dict=No
         split = Split.of(rows)
         split.save(split_file)
     base["train_shots"] = shots
-    return Experiment(base, folder, split_file, split, rows.rows.label)
+    return Experiment(tuple(entries), base, folder, split_file, split, rows.rows.label)
 
 
 def _check_same_rows(outcomes, split):
     """Every run trained, validated and tested on the rows of the split, in its order."""
     whole = {name: fingerprint(np.unique(getattr(split, name))) for name in ("train", "valid", "test")}
+    whole["past"] = fingerprint(split.codes)  # of which histories, and what they say in numbers, follow
     drawn = {}
     for outcome in outcomes:
         found, shots = outcome.metrics["row_ids"], outcome.metrics["shots"]
@@ -121,7 +136,7 @@ def run_all(experiment, runs, report):
         f"rows, the same for every model ({experiment.split_file})"
     )
     outcomes = []
-    for outcome in execute(runs, experiment.folder, report):
+    for outcome in execute(with_stages(experiment, runs, report), experiment.folder, report):
         if outcome.metrics is not None and "test_exact" not in outcome.metrics:
             failure = "its scores are no probabilities: expected values in [0, 1]"
             outcome = type(outcome)(outcome.run, outcome.folder, None, failure)
@@ -140,7 +155,8 @@ def heading(experiment, seeds, title):
         "Figures are means over seeds (± standard deviation); the best of a column is bold. UAUC is the AUC of single users, "
         "weighted by their rows; users with one label are left out. p: two-sided, that the distance in test AUC to the best "
         "model is chance (paired bootstrap over test rows, not corrected for the number of models). Seconds are those of the "
-        "training epochs; ms a row is the test evaluation, prompts included."
+        "training epochs; ms a row is the test evaluation, prompts included. Reads: what a model is told of a row. "
+        "Past ratings, and history features, which are numbers made of them, are those of the same earlier rows for all."
     )
 
 
@@ -151,7 +167,8 @@ def run_side_by_side(models, dataset=None, config_file_list=None, config_dict=No
     again.
 
     Args:
-        models (list of str): names of RecBole's context-aware or sequential models, import paths, variants (see `plan`).
+        models (list of str): names of RecBole's context-aware, sequential or tree models and of ours, import paths, variants,
+            each perhaps with +history (see `plan`). `Bias` is added, unless with_bias is False.
         dataset, config_file_list, config_dict: as for `run_recbole_rella`; a key `DIN.epochs` holds for DIN alone.
         seeds (list of int, optional): one run of each model for each; the configuration's seed by default.
         output_folder (str or pathlib.Path, optional): where the table is written; with the runs by default.
@@ -163,19 +180,18 @@ def run_side_by_side(models, dataset=None, config_file_list=None, config_dict=No
     Raises:
         ConfigError, ModelError: before anything is read.
     """
-    entries = make_entries(models)
-    experiment = make_experiment(entries, dataset, config_file_list, config_dict)
+    experiment = make_experiment(make_entries(models), dataset, config_file_list, config_dict, bias=True)
     seeds = seeds_of(experiment, seeds)
     runs = [
         Run(entry, seed, None, settings_of(entry, experiment.base, seed, experiment.split_file.resolve()))
-        for entry in entries
+        for entry in experiment.entries
         for seed in seeds
     ]
     outcomes = run_all(experiment, runs, report)
     of_runs = runs_table(outcomes, [run.entry.label for run in runs])
     table, pairs = models_table(of_runs, outcomes, experiment.labels[experiment.split.test])
     folder = Path(output_folder).expanduser() if output_folder else experiment.folder
-    title = f"{', '.join(entry.label for entry in entries)} on {experiment.base['dataset']}"
+    title = f"{', '.join(entry.label for entry in experiment.entries)} on {experiment.base['dataset']}"
     report("\n" + write_table(folder, of_runs, table, pairs, heading(experiment, seeds, title)))
     report(f"Written to {folder}")
     return table, of_runs, folder

@@ -8,7 +8,7 @@ import yaml
 
 from recbole_rella.arguments import flags, read_value
 from recbole_rella.config import PATHS, RUN_ALONE, data_keys
-from recbole_rella.experiments.plan import Entry, Run, make_base, make_entries, settings_of, with_both_histories
+from recbole_rella.experiments.plan import Entry, Run, make_base, make_entries, settings_of, with_each_history
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import replacing, write_text
@@ -43,9 +43,15 @@ def parse_sweep(text):
 
 def _with(entry, key, value):
     """The entry with one value of the swept key; as it is, where the key means nothing to its model."""
-    if key in KEYS and not entry.is_rella:
+    if (key in KEYS and not entry.reads(key)) or (key == "epochs" and not entry.has_epochs):
         return entry
     return Entry(entry.label, entry.model, {**entry.own, key: value})
+
+
+def _has_room(settings, base):
+    """Whether the behaviours that `both` shows have room for the recent ones among them."""
+    size, recent_size, kind = (settings.get(key, base[key]) for key in ("history_size", "history_recent_size", "eval_history"))
+    return kind != "both" or recent_size <= size
 
 
 def _curves(key, runs, outcomes):
@@ -88,8 +94,9 @@ def _picture(curves, key, heterogeneity, path):
 def run_sweep(sweep, models, dataset=None, config_file_list=None, config_dict=None, seeds=None, output_folder=None, report=print):
     """Run models over the values of a key, on the same rows.
 
-    ReLLa is run twice, with retrieved and with recent behaviours, unless the settings choose one. Models to which the key
-    means nothing are run once and drawn as a level line. Runs that were done before are kept.
+    ReLLa is run with retrieved behaviours, with recent ones and with both, unless the settings choose; with both, a history_size
+    below history_recent_size is left out. Models to which the key means nothing are run once and drawn as a level line. Runs
+    that were done before are kept.
 
     Args:
         sweep (str): `key:value,value,...`.
@@ -109,12 +116,14 @@ def run_sweep(sweep, models, dataset=None, config_file_list=None, config_dict=No
     experiment = make_experiment(entries, dataset, config_file_list, config_dict)
     seeds = seeds_of(experiment, seeds)
     runs = []
-    for entry in with_both_histories(entries, {**experiment.base.given_config_dict, key: None}):
+    for entry in with_each_history(entries, {**experiment.base.given_config_dict, key: None}):
         for value in values:
             own = _with(entry, key, value)
-            runs += [
-                Run(own, seed, value, settings_of(own, experiment.base, seed, experiment.split_file.resolve())) for seed in seeds
-            ]
+            settings = [settings_of(own, experiment.base, seed, experiment.split_file.resolve()) for seed in seeds]
+            if _has_room(settings[0], experiment.base):
+                runs += [Run(own, seed, value, of_seed) for seed, of_seed in zip(seeds, settings)]
+            else:
+                report(f"{entry.label} is left out at {key} {value}: history_recent_size is above history_size.")
     outcomes = run_all(experiment, runs, report)
     curves, heterogeneity = _curves(key, runs, outcomes)
     folder = Path(output_folder).expanduser() if output_folder else experiment.folder

@@ -22,6 +22,7 @@ def _figures(metrics):
     valid, epoch = (metrics["valid"] or {}).get("auc"), metrics["best_epoch"]
     return {
         "seed": metrics["seed"],
+        "reads": ", ".join(metrics["reads"]),
         "shots": metrics["shots"],
         "trainable": metrics["parameters"]["trainable"],
         "best epoch": None if epoch is None else epoch + 1,
@@ -44,13 +45,13 @@ def runs_table(outcomes, labels):
         labels (list of str): what each is called.
 
     Returns:
-        pandas.DataFrame: model, note, the figures (nan where a run failed), folder.
+        pandas.DataFrame: model, note, what it reads, the figures (nan where a run failed), folder.
     """
     rows = []
     for outcome, label in zip(outcomes, labels):
         figures = {"seed": outcome.run.seed} if outcome.metrics is None else _figures(outcome.metrics)
         rows.append({"model": label, "note": outcome.failure or _cap(outcome), **figures, "folder": outcome.folder.name})
-    columns = ["model", "note", "seed", "shots", "trainable", "best epoch", *_FIGURES, "users without UAUC", "folder"]
+    columns = ["model", "note", "seed", "reads", "shots", "trainable", "best epoch", *_FIGURES, "users without UAUC", "folder"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
@@ -75,7 +76,7 @@ def models_table(runs, outcomes, labels_of_rows):
         labels_of_rows (numpy.ndarray): label of each test row, 0 or 1.
 
     Returns:
-        tuple: pandas.DataFrame (model, seeds, means under the columns' names, standard deviations under `<column> std`,
+        tuple: pandas.DataFrame (model, seeds, reads, means under the columns' names, standard deviations under `<column> std`,
         low and high end of the AUC's 95% interval, p, note); pandas.DataFrame of the p-values of all pairs.
     """
     scores = {}
@@ -85,7 +86,7 @@ def models_table(runs, outcomes, labels_of_rows):
     rows = []
     for label, group in runs.groupby("model", sort=False):
         done = group.dropna(subset=["test AUC"])
-        row = {"model": label, "seeds": len(done)}
+        row = {"model": label, "seeds": len(done), "reads": "; ".join(dict.fromkeys(done["reads"]))}
         for column in ("shots", "trainable", "best epoch", *_FIGURES, "users without UAUC"):
             row[column] = done[column].mean()
             if column in _FIGURES:
@@ -131,6 +132,7 @@ def readable(table):
         for place, p in enumerate(table.get("p", [float("nan")] * len(table)))
     ]
     cells.insert(0, "model", table["model"])
+    cells.insert(1, "reads", table["reads"].replace("", "-"))
     return cells.assign(p=chance, note=table["note"])
 
 

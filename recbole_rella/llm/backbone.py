@@ -155,6 +155,11 @@ class Backbone:
         return f"{self.path}@{self.commit}"
 
     @property
+    def vocabulary(self):
+        """Token ids are below this, those of the LLM's embedding and those of its tokenizer, of which either may have more."""
+        return max(self.config.get_text_config().vocab_size, len(self.tokenizer))
+
+    @property
     def max_positions(self):
         """How many tokens a prompt may have by the LLM's positions, or None where it says nothing."""
         for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
@@ -242,7 +247,7 @@ def save_adapter(model, folder):
     """
     folder = Path(folder)
     # The state of the whole model, PEFT's default, would first gather what is divided among processes, in this one alone.
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
     state = get_peft_model_state_dict(model, state_dict=trained)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with replacing(folder / "adapter_model.safetensors") as temporary:
@@ -259,6 +264,19 @@ def _read_adapter(path):
     if not path.is_file():
         raise LLMError(f"Expected a saved adapter at {path}, found none.")
     return load_file(path)
+
+
+def freeze_adapter(model):
+    """Keep the adapters of an LLM as they are.
+
+    Raises:
+        LLMError: they were never tuned: B is 0, so that no gradient would reach what is put into them.
+    """
+    adapters = {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
+    for parameter in adapters.values():
+        parameter.requires_grad_(False)
+    if not any(parameter.any() for name, parameter in adapters.items() if ".lora_B" in name):
+        raise LLMError("adapter_from: expected adapters that were tuned, found some whose B is 0, as before any training.")
 
 
 def load_adapter(model, folder):

@@ -72,7 +72,7 @@ def shared_beginnings(token_ids, lengths):
         return np.arange(len(token_ids)), np.zeros(len(token_ids), dtype=np.int64)
     # Big-endian integers sort as their bytes do, and bytes of whole rows are sorted at once. Padding may equal a token: of two
     # such prompts the shorter one comes first.
-    keys = np.column_stack([token_ids, lengths]).astype(">u4")
+    keys = np.column_stack([token_ids, lengths]).astype(">u4" if token_ids.max() < 2**32 else ">u8")
     order = np.argsort(keys.view(f"V{keys.itemsize * keys.shape[1]}").ravel(), kind="stable")
     token_ids, lengths = token_ids[order], np.asarray(lengths)[order]
     differs = token_ids[1:] != token_ids[:-1]

@@ -126,7 +126,8 @@ def parts_at_answers(llm):
     Returns:
         list of str: of head and last layer.
     """
-    parts = ["head", "last layer"] if _behind_last_attention(llm) else ["head"]
+    places = {"head": [llm.get_output_embeddings()], "last layer": _behind_last_attention(llm)}
+    parts = [part for part, modules in places.items() if modules and not any(map(_is_hooked, modules))]
     problems = {part: problem(llm, part, partial(_logits, llm, [part])) for part in parts}
     for part, reason in problems.items():
         if reason is not None:
@@ -139,6 +140,12 @@ def _logits(llm, parts, token_ids, lengths):
     places = torch.arange(len(lengths), device=llm.device), (lengths - 1).to(llm.device)
     with answers_alone(llm, places, parts=parts) as of_answers:
         return of_answers(llm(input_ids=token_ids.to(llm.device), use_cache=False).logits)
+
+
+def _is_hooked(module):
+    """Whether gates stand between the two matrices of an adapter in a module (cflora.py): they expect all tokens of a pass."""
+    layers = [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    return any(down._forward_hooks for layer in layers for down in layer.lora_A.values())
 
 
 def _has_rows(head):
@@ -291,7 +298,8 @@ def answer_logits(llm, token_ids, lengths, budget, answer_ids=None, shared=False
 def merged(llm):
     """Within this context LoRA adapters are part of the weights, which are the same as before to the last bit afterwards.
 
-    Only float32 weights take them in: in others the sum would be rounded, and the scores would change.
+    Only float32 weights take them in: in others the sum would be rounded, and the scores would change. Nor are adapters merged that
+    differ between rows.
 
     Args:
         llm (torch.nn.Module): a causal LM, with or without PEFT around it.
@@ -299,7 +307,7 @@ def merged(llm):
     layers = [module for module in llm.modules() if isinstance(module, LoraLayer)]
     weights = [layer.get_base_layer().weight for layer in layers]
     taken = any(weight.dtype != torch.float32 or layer.merged for layer, weight in zip(layers, weights))
-    if not layers or taken or processes.is_divided(llm):
+    if not layers or taken or processes.is_divided(llm) or _is_hooked(llm):
         yield
         return
     before = [weight.detach().clone() for weight in weights]

@@ -9,13 +9,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from recbole_rella.errors import RellaError
+from recbole_rella.prompt.soft_places import SoftPlaces
 from recbole_rella.prompt.stored_prompts import StoredPrompts
-from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate
+from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate, as_numbers, places_of_marks
 from recbole_rella.prompt.tokenization import PromptTokenizer
+from recbole_rella.rows.features import HistoryFeatures
+from recbole_rella.rows.fields import BOTH, RECENT
 from recbole_rella.rows.history import Histories, Rows
 from recbole_rella.rows.numbers import as_in_file
 
-_ORDERS = {"time": np.sort, "similarity": np.array, "similarity_reversed": np.flip}
+# How the retrieved behaviours stand, given closest first. Those of `both` that are there for being recent follow them, in time
+# order, but where all shown behaviours stand in time order.
+_ORDERS = {"time": np.sort, "recent_last": np.sort, "similarity": np.array, "similarity_reversed": np.flip}
 
 
 class PromptBudgetError(RellaError):
@@ -31,8 +36,10 @@ class RowTexts:
         user_ids, item_ids (sequence of str): the data set's own id of every internal one, for messages.
         template (PromptTemplate): renders.
         history_size (int): K, the number of behaviours shown.
-        history_order (str): time, similarity (closest first) or similarity_reversed.
-        retriever (Retriever or None): finds the closest behaviours; None where only recent ones are asked for.
+        history_order (str): time, recent_last, similarity (closest first) or similarity_reversed.
+        retriever (Retriever or None): finds the K closest behaviours; None where only recent ones are asked for.
+        recent_size (int): R, how many of the K that `both` shows are the latest ones; at most K.
+        features (HistoryFeatures or None): the numbers that the template prints; None where it prints none.
     """
 
     rows: Rows
@@ -43,6 +50,8 @@ class RowTexts:
     history_size: int
     history_order: str
     retriever: object = None
+    recent_size: int = 0
+    features: HistoryFeatures | None = None
 
     def _behaviour(self, row):
         rows = self.rows
@@ -61,27 +70,49 @@ class RowTexts:
         return Others(len(history) - len(shown), columns)
 
     def _parts(self, row, target, shown):
-        behaviours = [self._behaviour(behaviour) for behaviour in shown]
-        return int(self.rows.user[row]), int(target), behaviours, self._others(self.histories.of(row), shown)
+        """What the template lays out, by the names of its arguments."""
+        return {
+            "user": int(self.rows.user[row]),
+            "target": int(target),
+            "behaviours": [self._behaviour(behaviour) for behaviour in shown],
+            "others": self._others(self.histories.of(row), shown),
+            "numbers": self.numbers(row, target),
+        }
 
-    def shown(self, rows, targets, retrieved):
+    def numbers(self, row, target):
+        """The numbers of a row about an item that the template prints, str -> int, float or None."""
+        return {} if self.features is None else as_numbers(self.features.names, self.features.of(row, [target])[0])
+
+    def shown(self, rows, targets, kinds):
         """Which behaviours each prompt shows, in the order in which it shows them.
 
         Args:
             rows, targets (numpy.ndarray): row_ids and item ids, int [n].
-            retrieved (numpy.ndarray): bool [n]; else the most recent ones.
+            kinds (numpy.ndarray): RECENT, RETRIEVED or BOTH of rows/fields.py, int [n].
 
         Returns:
-            list of numpy.ndarray: row_ids, at most K each.
+            list of numpy.ndarray: row_ids, K each, fewer where the history has fewer; none twice.
         """
         chosen = [None] * len(rows)
-        places = np.flatnonzero(retrieved)
+        places = np.flatnonzero(kinds != RECENT)
         if len(places):
             for place, found in zip(places, self.retriever.closest(rows[places], targets[places])):
-                chosen[place] = _ORDERS[self.history_order](found[found >= 0])
-        for place in np.flatnonzero(~retrieved):
+                recent_size = self.recent_size if kinds[place] == BOTH else 0
+                chosen[place] = self._with_recent(rows[place], found[found >= 0], recent_size)
+        for place in np.flatnonzero(kinds == RECENT):
             chosen[place] = self.recent(rows[place])
         return chosen
+
+    def _with_recent(self, row, closest, recent_size):
+        """The latest behaviours and the closest of the others, in their order; `closest` are the K closest of all.
+
+        Of K, at most as many as are recent anyway can be left out: what remains is what a search among the others would find.
+        """
+        history = self.histories.of(row)
+        recent = history[len(history) - min(recent_size, len(history)) :]
+        others = closest[~np.isin(closest, recent)][: self.history_size - len(recent)]
+        shown = np.concatenate([_ORDERS[self.history_order](others), recent])
+        return np.sort(shown) if self.history_order == "time" else shown
 
     def recent(self, row):
         """The row_ids of the K most recent behaviours of a row, oldest first, int32."""
@@ -89,11 +120,11 @@ class RowTexts:
 
     def text(self, row, target, shown):
         """The text of one prompt; `shown` as from `shown`."""
-        return self.template.text(*self._parts(row, target, shown))
+        return self.template.text(**self._parts(row, target, shown))
 
     def document(self, row, shown):
-        """The prompt of one row with its answer, and the spans of its answers and ratings: see `PromptTemplate`."""
-        return self.template.document(*self._parts(row, self.rows.item[row], shown), int(self.rows.label[row]))
+        """The prompt of one row with its answer, and where answers and ratings stand: see `PromptTemplate`."""
+        return self.template.document(**self._parts(row, self.rows.item[row], shown), label=int(self.rows.label[row]))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,12 +134,37 @@ class Prompter(RowTexts):
     Attributes:
         tokenizer (PromptTokenizer): of the LLM.
         max_tokens (int): that a prompt may have.
-        stored (Mapping): whether retrieved -> StoredPrompts, which are not made again.
+        soft (SoftPlaces or None): the soft tokens of prompts; None where they have none.
+        stored (Mapping): kind -> StoredPrompts, which are not made again.
     """
 
     tokenizer: PromptTokenizer
     max_tokens: int
-    stored: Mapping[bool, StoredPrompts] = field(default_factory=dict)
+    soft: SoftPlaces | None = None
+    stored: Mapping[int, StoredPrompts] = field(default_factory=dict)
+
+    def _ids(self, row, target, shown):
+        """Token ids of one prompt, soft tokens included, whatever their number."""
+        if self.soft is None or not self.soft.among_words:
+            return self.tokenizer.ids(self.text(row, target, shown)) + ([] if self.soft is None else self.soft.of_row)
+        text, places = places_of_marks(self.template.text(**self._parts(row, target, shown), soft=("text", "answer", "rating")))
+        numbers = sorted(places, key=places.get)
+        ids, before = self.tokenizer.with_places(text, [places[number] for number in numbers])
+        return self.soft.inserted(ids, dict(zip(numbers, before)), target, self.rows.item[shown].tolist())
+
+    def soft_vectors(self, rows, targets):
+        """The vectors of those soft tokens of prompts that belong to the row.
+
+        Args:
+            rows, targets (numpy.ndarray): row_ids and item ids, int [n].
+
+        Returns:
+            numpy.ndarray or None: float32 [n, D]; None where prompts have none.
+        """
+        if self.soft is None:
+            return None
+        rows, targets = np.asarray(rows), np.asarray(targets)
+        return self.soft.vectors(rows, targets, self.rows.item[rows] == targets)
 
     def fitted(self, row, target, shown):
         """Token ids of one prompt within the budget, and which behaviours it shows: the oldest go first (law 5).
@@ -123,7 +179,7 @@ class Prompter(RowTexts):
         Raises:
             PromptBudgetError: the prompt does not fit even without any behaviour.
         """
-        ids = self.tokenizer.ids(self.text(row, target, shown))
+        ids = self._ids(row, target, shown)
         if len(ids) <= self.max_tokens:
             return ids, shown
         oldest_first = np.sort(shown)
@@ -132,7 +188,7 @@ class Prompter(RowTexts):
         while too_many - fits > 1:
             middle = (fits + too_many) // 2
             kept = shown[np.isin(shown, oldest_first[len(shown) - middle :])]
-            ids = self.tokenizer.ids(self.text(row, target, kept))
+            ids = self._ids(row, target, kept)
             if len(ids) <= self.max_tokens:
                 fits, best = middle, (ids, kept)
             else:
@@ -145,12 +201,11 @@ class Prompter(RowTexts):
             )
         return best
 
-    def token_ids(self, rows, targets, retrieved):
+    def token_ids(self, rows, targets, kinds):
         """Token ids of prompts.
 
         Args:
-            rows, targets (numpy.ndarray): row_ids and item ids, int [n].
-            retrieved (numpy.ndarray): bool [n].
+            rows, targets, kinds (numpy.ndarray): int [n], as for `shown`.
 
         Returns:
             tuple: list of n lists of int; how many shown behaviours each prompt had to drop, list of int.
@@ -158,17 +213,17 @@ class Prompter(RowTexts):
         Raises:
             PromptBudgetError: names a row that does not fit even without history.
         """
-        rows, targets, retrieved = (np.asarray(column) for column in (rows, targets, retrieved))
-        prompts = [self._stored(row, target, kind) for row, target, kind in zip(rows, targets, retrieved)]
+        rows, targets, kinds = (np.asarray(column) for column in (rows, targets, kinds))
+        prompts = [self._stored(row, target, kind) for row, target, kind in zip(rows, targets, kinds)]
         new = np.flatnonzero([prompt is None for prompt in prompts])
-        shown = self.shown(rows[new], targets[new], retrieved[new])
+        shown = self.shown(rows[new], targets[new], kinds[new])
         for place, row, target, behaviours in zip(new, rows[new], targets[new], shown):
             ids, kept = self.fitted(int(row), int(target), behaviours)
             prompts[place] = ids, len(behaviours) - len(kept)
         return [ids for ids, _ in prompts], [dropped for _, dropped in prompts]
 
-    def _stored(self, row, target, retrieved):
-        stored = self.stored.get(bool(retrieved))
+    def _stored(self, row, target, kind):
+        stored = self.stored.get(int(kind))
         place = stored.place(row) if stored is not None and self.rows.item[row] == target else None
         return None if place is None else stored[place]
 
@@ -180,7 +235,6 @@ class Prompter(RowTexts):
         none = np.empty(0, dtype=np.int32)
         for row in np.unique(rows):
             target = self.rows.item[row]
-            user, _, _, others = self._parts(row, target, none)
-            text = self.template.text(user, int(target), [], others)
-            if len(self.tokenizer.framed(text).encode()) + 8 > self.max_tokens:
+            text, soft = self.text(row, target, none), 0 if self.soft is None else len(self.soft.of)
+            if len(self.tokenizer.framed(text).encode()) + 8 + soft > self.max_tokens:
                 self.fitted(int(row), int(target), none)

@@ -36,13 +36,13 @@ class StoredPrompts:
         return self._ids[begin : self._ends[place]].tolist(), int(self._dropped[place])
 
 
-def stored_prompts(prompter, row_ids, retrieved, identity, folder):
+def stored_prompts(prompter, row_ids, kind, identity, folder):
     """The prompts of rows about their own items: tokenized now, or from the cache.
 
     Args:
         prompter (Prompter): makes them.
         row_ids (numpy.ndarray): int [n].
-        retrieved (bool): whether they show retrieved behaviours, or recent ones.
+        kind (int): which behaviours they show, RECENT, RETRIEVED or BOTH of rows/fields.py.
         identity (str or None): names what all prompts depend on; None where that cannot be known: nothing is cached then.
         folder (pathlib.Path): the cache.
 
@@ -55,7 +55,7 @@ def stored_prompts(prompter, row_ids, retrieved, identity, folder):
 
     def make():
         began = time.monotonic()
-        ids, dropped = prompter.token_ids(row_ids, prompter.rows.item[row_ids], np.full(len(row_ids), retrieved))
+        ids, dropped = prompter.token_ids(row_ids, prompter.rows.item[row_ids], np.full(len(row_ids), kind))
         milliseconds = 1000 * (time.monotonic() - began) / len(row_ids)
         return {
             "ids": np.concatenate([np.asarray(i, dtype=np.int32) for i in ids]),
@@ -64,5 +64,5 @@ def stored_prompts(prompter, row_ids, retrieved, identity, folder):
             "milliseconds": np.array(milliseconds),
         }
 
-    parts = None if identity is None else (identity, row_ids, bool(retrieved))
+    parts = None if identity is None else (identity, row_ids, int(kind))
     return StoredPrompts(row_ids, cached_arrays(folder, "prompts", parts, make))

@@ -11,13 +11,22 @@ from numbers import Number
 
 import jinja2
 import numpy as np
+from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from recbole_rella.errors import RellaError
+from recbole_rella.keys import HISTORY_NUMBERS, same_field
 
-# Mark what a language model learns to say within a document (see `PromptTemplate.document`). Private-use characters,
-# removed from every field.
-_BEGIN, _END = "\ue000", "\ue001"
+# Mark what a language model learns to say within a document (see `PromptTemplate.document`), and the places of soft tokens, by
+# number (see `places_of_marks`). Private-use characters, removed from every field.
+_BEGIN, _END, _SOFT = "\ue000", "\ue001", "\ue003"
+_MARKS = re.compile(f"[{_BEGIN}{_END}{_SOFT}]")
+_SPANS = re.compile(rf"{_BEGIN}([^{_END}]*){_END}(?:{_SOFT}(\d+){_SOFT})?")
+_CLOSING = ")]}\"'\u2019\u201d\u00bb"
+
+
+# Numbers of the target that a template can use, and what they are called among those of the history.
+_OF_TARGET = {"mean_rating": "item_mean", "count": "item_count"}
 
 
 class TemplateError(RellaError):
@@ -32,7 +41,7 @@ class Fields(Parts):
     """Field -> words of one user or item. A field that was not loaded raises, one without a value is ''."""
 
     def __init__(self, values, kind):
-        super().__init__({field: re.sub(f"[{_BEGIN}{_END}]", "", str(words)) for field, words in values.items()})
+        super().__init__({field: _MARKS.sub("", str(words)) for field, words in values.items()})
         self._kind = kind
 
     def __missing__(self, field):
@@ -47,6 +56,20 @@ class Rating(float):
 
     def __str__(self):
         return np.format_float_positional(np.float64(self), trim="-")
+
+
+def as_numbers(names, values):
+    """Numbers of a row as a template prints them: counts as integers, others with their digits, None for nan.
+
+    Args:
+        names (tuple of str), values (numpy.ndarray): float32, as of HistoryFeatures.
+
+    Returns:
+        dict: str -> int, Rating or None.
+    """
+    # The shortest decimal of a float32, not the digits that float64 makes of it.
+    texts = [None if np.isnan(value) else str(value) for value in values]
+    return {name: text and (int(float(text)) if name.endswith("_count") else Rating(text)) for name, text in zip(names, texts)}
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -95,7 +118,29 @@ def _is_plain(value):
 
 def clean(text):
     """One line, single spaces, no private marks: what every field goes through before it is shown."""
-    return re.sub(rf"[\s{_BEGIN}{_END}]+", " ", str(text)).strip()
+    return re.sub(rf"[\s{_BEGIN}{_END}{_SOFT}]+", " ", str(text)).strip()
+
+
+def places_of_marks(text):
+    """A text without the marks of soft tokens, and where they stood.
+
+    Of several marks of one number the last counts; brackets and quotes that close right behind it come before the place.
+
+    Args:
+        text (str): as `PromptTemplate.text` gives it with `soft`.
+
+    Returns:
+        tuple: str; dict, number -> place in that str.
+    """
+    parts, places, length = re.split(f"{_SOFT}(\\d+){_SOFT}", text), {}, 0
+    for place, part in enumerate(parts):
+        if place % 2:
+            places[int(part)] = length
+        else:
+            parts[place] = part.replace(_SOFT, "")  # what a template cut a mark into
+            length += len(parts[place])
+    plain = "".join(parts[::2])
+    return plain, {n: len(plain) - len(plain[place:].lstrip(_CLOSING)) for n, place in places.items()}
 
 
 def _fields(values):
@@ -137,6 +182,11 @@ class Others:
         """Mean raw rating of the latest ten of the others, or None."""
         _, ratings = self._columns
         return None if ratings is None else float(ratings[-10:].mean())
+
+
+def _names(node, name):
+    """Whether a piece of a template is a variable of this name."""
+    return isinstance(node, nodes.Name) and node.name == name
 
 
 @dataclass(frozen=True)
@@ -182,6 +232,39 @@ class PromptTemplate:
         self.item = lru_cache(maxsize=None)(self._item)
         self.profile = lru_cache(maxsize=None)(self._profile)
         self._behaviour = lru_cache(maxsize=1 << 20)(self._behaviour_parts)
+
+    @cached_property
+    def numbers(self):
+        """Numbers of a row that the layout prints, as HistoryFeatures calls them: those of history.<name>, and of the target.
+
+        They take time to work out, so the layout is read to know which it asks for.
+
+        Raises:
+            TemplateError: there is no such number, or its name is not written out.
+        """
+        tree = self._environment.parse(self._texts["prompt_template"])
+        if "history" not in meta.find_undeclared_variables(tree):
+            named = []
+        else:
+            named = [self._part(node) for node in tree.find_all((nodes.Getattr, nodes.Getitem)) if _names(node.node, "history")]
+            if None in named or len(named) < sum(_names(node, "history") for node in tree.find_all(nodes.Name)):
+                raise TemplateError("prompt_template: expected history.<name>, found history used as a whole; write each name out.")
+        wrong = [name for name in named if name not in HISTORY_NUMBERS and not same_field(name)]
+        if wrong:
+            raise TemplateError(
+                f"prompt_template: expected history.<name> with a name among {', '.join(HISTORY_NUMBERS)}, same_<item field>_mean, "
+                f"_residual and _count, found {wrong[0]!r}."
+            )
+        parts = (self._part(node) for node in tree.find_all((nodes.Getattr, nodes.Getitem)) if _names(node.node, "target"))
+        named += [_OF_TARGET[part] for part in parts if part in _OF_TARGET]
+        return tuple(dict.fromkeys(named))
+
+    @staticmethod
+    def _part(node):
+        """The name in thing.name or thing['name']; None where it is not written out."""
+        if isinstance(node, nodes.Getattr):
+            return node.attr
+        return node.arg.value if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str) else None
 
     def __reduce__(self):
         return partial(type(self), **self._given), ()
@@ -249,14 +332,17 @@ class PromptTemplate:
                     parts[name] = f"{_BEGIN}{parts[name]}{_END}"
         return parts
 
-    def text(self, user, target, behaviours, others, marked=False):
+    def text(self, user, target, behaviours, others, numbers=None, marked=False, soft=()):
         """The prompt of one row, without its answer.
 
         Args:
             user, target (int): internal ids of the user and of the target item.
             behaviours (list of Behaviour): shown, in this order.
             others (Others): the behaviours that are not shown.
+            numbers (dict, optional): str -> value, for the names in `numbers`.
             marked (bool): mark the answers and ratings of the behaviours, for `document`.
+            soft (tuple of str): mark which parts of each behaviour (text, answer, rating) by its number, and the target's name by
+                0, for `places_of_marks`; none by default.
 
         Returns:
             str: lines, with no white space at the end.
@@ -264,36 +350,41 @@ class PromptTemplate:
         Raises:
             TemplateError: if the template needs a field or a rating that is not there.
         """
+        numbers = numbers or {}
         shown = [
             Parts(self._behaviour(b.item, b.rating, b.label, marked), time=b.time, number=number)
             for number, b in enumerate(behaviours, start=1)
         ]
+        asked = Parts(self.item(target), **{part: numbers[name] for part, name in _OF_TARGET.items() if name in numbers})
+        if soft:
+            for number, parts in enumerate((asked, *shown)):
+                told = {name: parts[name] for name in soft if name in parts}
+                parts.update({name: f"{words}{_SOFT}{number}{_SOFT}" for name, words in told.items()})
         return self._render(
             "prompt_template",
             **self.profile(user),
             question=self.question,
             system=self.system,
             behaviours=shown,
-            target=Parts(self.item(target)),
+            target=asked,
             others=others,
+            history=Parts(numbers),
         ).strip()
 
-    def document(self, user, target, behaviours, others, label):
-        """The prompt of one row with its answer, and where in it answers and ratings stand: a text to pretrain on.
+    def document(self, user, target, behaviours, others, label, numbers=None):
+        """The prompt of one row with its answer, and what a language model learns there: a text to pretrain on.
 
         Returns:
-            tuple: str; list of (begin, end), the spans of characters that are answers or ratings, in order.
+            tuple: str; list of (begin, end), the spans of characters that are answers or ratings, in order; dict, number of a
+            behaviour, from 1, or 0 for the target -> the first span that is said of it, a place in that list.
         """
-        marked = self.text(user, target, behaviours, others, marked=True)
+        marked = self.text(user, target, behaviours, others, numbers, marked=True, soft=("answer", "rating"))
         joint = "" if marked[-1:].isspace() else " "
         marked += f"{joint}{_BEGIN}{self._answers[0] if label else self._answers[1]}{_END}"
-        spans, plain, length = [], [], 0
-        for part in re.split(f"([{_BEGIN}{_END}])", marked):
-            if part == _BEGIN:
-                begin = length
-            elif part == _END:
-                spans.append((begin, length))
-            else:
-                plain.append(part)
-                length += len(part)
-        return "".join(plain), spans
+        plain, spans, first, end = "", [], {}, 0
+        for span in _SPANS.finditer(marked):
+            plain += _MARKS.sub("", marked[end : span.start()])
+            first.setdefault(int(span[2] or 0), len(spans))
+            spans.append((len(plain), len(plain) + len(span[1])))
+            plain, end = plain + span[1], span.end()
+        return plain, spans, first

@@ -11,7 +11,7 @@ tokenizer takes it for more than text, and the text of a prompt still gives its 
 import copy
 import logging
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from datetime import datetime
 from functools import lru_cache
 
@@ -34,6 +34,10 @@ _STRFTIME_NOW = (
 
 class AnswerTokenError(RellaError):
     """The answer words are not one distinct token each where the answer is read."""
+
+
+class TokenPlacesError(RellaError):
+    """The tokenizer does not tell where in a text its tokens stand."""
 
 
 class ChatTemplateError(RellaError):
@@ -140,14 +144,18 @@ class PromptTokenizer:
             self._joins_lines = self._end[: len(self._line_break)] == self._line_break
         if not self._joins_lines:
             logger.info(_SAID_WHOLE)
+        self._remember_lines()
+
+    def _remember_lines(self):
         self._line = lru_cache(maxsize=1 << 18)(self._tokenize_line)
+        self._line_ends = lru_cache(maxsize=1 << 18)(self._token_ends)
 
     def __getstate__(self):
-        return {name: value for name, value in vars(self).items() if name != "_line"}
+        return {name: value for name, value in vars(self).items() if name not in ("_line", "_line_ends")}
 
     def __setstate__(self, state):
         vars(self).update(state)
-        self._line = lru_cache(maxsize=1 << 18)(self._tokenize_line)
+        self._remember_lines()
 
     def _tokens_before(self):
         """The special tokens before a text, not those after it: an end token would stand where the answer is read."""
@@ -218,43 +226,102 @@ class PromptTokenizer:
         Returns:
             list of int.
         """
+        return self._in_lines(self.framed(text))[0]
+
+    def _in_lines(self, framed):
+        """Token ids of a framed text; the lines that they were joined of, each with its number of tokens (one, of all of it,
+        where it was tokenized whole)."""
         if not self._joins_lines:
-            return self.whole(text)
-        first, *lines = _LINE_STARTS.split(self.framed(text))
+            return self._in_one(framed)
+        first, *lines = _LINE_STARTS.split(framed)
         tail = self._end[len(self._line_break) :]
         head = self._ids(first + "x") if lines else self._ids(first)
         if lines and head[-len(tail) :] != tail:
-            return self.whole(text)
+            return self._in_one(framed)
         ids = self.start + (head[: -len(tail)] if lines else head)
+        joined = [(first, len(ids))]
         for line in lines:
             piece = self._line(line)
             if piece is None:
-                return self.whole(text)
+                return self._in_one(framed)
             ids.extend(piece)
-        return ids
+            joined.append((line, len(piece)))
+        return ids, joined
 
-    def with_spans(self, texts, spans):
-        """Token ids of plain texts, and which tokens stand for the given spans of characters.
+    def _in_one(self, framed):
+        ids = self.start + self._ids(framed)
+        return ids, [(framed, len(ids))]
+
+    def with_places(self, text, places):
+        """Token ids of a prompt, those of `ids`, and before which of them some places of its text stand.
+
+        A token of which a place is in the middle counts as behind it.
+
+        Args:
+            text (str): of the prompt.
+            places (list of int): in characters, ascending.
+
+        Returns:
+            tuple: list of int; list of int, from 0 to the number of ids.
+
+        Raises:
+            TokenPlacesError: the tokenizer does not tell where its tokens stand.
+        """
+        if not self.tokenizer.is_fast:
+            raise TokenPlacesError(
+                "spa_tokens: expected an LLM with a fast tokenizer, which tells where in a text its tokens stand, found "
+                f"{type(self.tokenizer).__name__}."
+            )
+        text, spans = self._control.broken_up(text, [(place, place) for place in places])
+        ids, joined = self._in_lines(self._before + text + self._after)
+        # A prompt in one piece is another one each time: what it is cut into is not worth remembering.
+        ends_of = self._line_ends if len(joined) > 1 else self._token_ends
+        before, begin, tokens, remaining = [], 0, 0, iter(joined)
+        line, count = next(remaining)
+        ends = None
+        for _, place in spans:
+            place += len(self._before)
+            while place > begin + len(line):
+                begin, tokens, ends = begin + len(line), tokens + count, None
+                line, count = next(remaining)
+            ends = ends_of(line, begin == 0) if ends is None else ends
+            before.append(tokens + min(count, bisect_right(ends, place - begin)))
+        return ids, before
+
+    def _token_ends(self, line, is_first):
+        """Where in a line its tokens end, ascending; those before the text of the first line end at 0."""
+        context = "" if is_first else "\n"
+        offsets = self.tokenizer(context + line, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        ends = [max(end - len(context), 0) for _, end in offsets]
+        return [0] * len(self.start) + ends if is_first else ends[len(self._line_break) :]
+
+    def with_spans(self, texts, spans, places=None):
+        """Token ids of plain texts, which tokens stand for the given spans of characters, and before which some places are.
 
         Args:
             texts (list of str): n texts.
             spans (list of list of tuple): (begin, end) in characters, ascending, for every text.
+            places (list of list of int, optional): in characters, ascending, for every text.
 
         Returns:
-            list of tuple: token ids; positions of the tokens that overlap a span (list of int each).
+            list of tuple: token ids; for each span the positions of the tokens that overlap it, none of which is of two; for each
+            place the position of the first token that begins there or later (list of int each).
         """
-        texts, spans = zip(*map(self._control.broken_up, texts, spans))
+        places = [[] for _ in texts] if places is None else places
+        both = [[*spans, *((place, place) for place in asked)] for spans, asked in zip(spans, places)]
+        texts, both = zip(*map(self._control.broken_up, texts, both))
         encoded = self.tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
         results = []
-        for ids, offsets, marked in zip(encoded["input_ids"], encoded["offset_mapping"], spans):
-            positions, remaining = [], iter(marked)
-            span = next(remaining, None)
+        for ids, offsets, marked, asked in zip(encoded["input_ids"], encoded["offset_mapping"], both, places):
+            begins, count = [begin for begin, _ in offsets], len(marked) - len(asked)
+            before = [len(self.start) + bisect_left(begins, place) for _, place in marked[count:]]
+            tokens, number = [[] for _ in range(count)], 0
             for position, (begin, end) in enumerate(offsets):
-                while span is not None and begin >= span[1]:
-                    span = next(remaining, None)
-                if span is not None and end > span[0]:
-                    positions.append(position + len(self.start))
-            results.append((self.start + ids, positions))
+                while number < count and begin >= marked[number][1]:
+                    number += 1
+                if number < count and end > marked[number][0]:
+                    tokens[number].append(position + len(self.start))
+            results.append((self.start + ids, tokens, before))
         return results
 
     def joint(self, text):

@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recbole_rella.files import cached_arrays
-from recbole_rella.retrieval.subr import retrieve
+from recbole_rella.retrieval.subr import retrieve, similarity
 from recbole_rella.rows.history import Histories, Rows
+
+# Pairs of vectors that are compared at a time.
+_PAIRS = 2**14
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,26 @@ class Retriever:
         parts = (self.vectors, columns.user, columns.item, columns.split, row_ids, self.k, self.metric)
         arrays = cached_arrays(folder, "retrieved", parts, make)
         return replace(self, ahead=Retrieved(row_ids, arrays["found"], float(arrays["milliseconds"])))
+
+    def weighted(self, rows, targets):
+        """The retrieved behaviours with weights: how close they are to their targets, 0 for what is not close at all.
+
+        Args:
+            rows, targets (numpy.ndarray): row_ids and item ids, int [n].
+
+        Returns:
+            tuple: row_ids, int32 [n, k], as of `closest`; weights, float64 [n, k]: the similarity of cosine and dot, or 0 where it
+            is below; 1 / (1 + squared distance) of l2; nan where there is no behaviour.
+        """
+        found, targets = self.closest(rows, targets), np.asarray(targets)
+        place, column = np.nonzero(found >= 0)
+        weights = np.full(found.shape, np.nan)
+        for begin in range(0, len(place), _PAIRS):
+            pairs = place[begin : begin + _PAIRS], column[begin : begin + _PAIRS]
+            items = self.rows.item[found[pairs]]
+            close = similarity(self.vectors[items], self.vectors[targets[pairs[0]]], self.metric)
+            weights[pairs] = 1 / (1 - close) if self.metric == "l2" else np.maximum(close, 0.0)
+        return found, weights
 
     def closest(self, rows, targets):
         """Row_ids of the retrieved behaviours, int32 [n, k], closest first, -1 where there are fewer."""

@@ -190,8 +190,32 @@ class Catalogue:
             raise RequestError(f"history: expected a rating in each behaviour, as in the data set, found {given!r}.")
         return Did(self.item(given["item"]), rating or 0.0, self._label(given, rating), time)
 
+    def separator_of(self, field):
+        """What stands between the values of an item field; None where it holds one."""
+        return self.separator if self.types["item"][field].endswith("_seq") else None
+
+    def asked_at(self, time, history):
+        """When a request is made.
+
+        Args:
+            time: of the request: a number, or None.
+            history (list of Did): oldest first.
+
+        Returns:
+            float: whole, as the times of rows are; nan for None.
+
+        Raises:
+            RequestError: it is no number, or lies before the last behaviour.
+        """
+        time = self._number({"time": time}, "time", "time")
+        if time is not None and history and time < history[-1].time:
+            raise RequestError(
+                f"time: expected one that is not before the last behaviour's ({number_words(history[-1].time)}), found {time!r}."
+            )
+        return np.nan if time is None else float(int(np.floor(time)))
+
     @staticmethod
-    def _number(given, key):
+    def _number(given, key, where="history"):
         value = given.get(key)
         if value is None or value == "":
             return None
@@ -200,7 +224,7 @@ class Catalogue:
         except (TypeError, ValueError):
             number = np.nan
         if isinstance(value, bool) or not np.isfinite(number):
-            raise RequestError(f"history: expected a finite number as {key}, found {value!r} in {given!r}.")
+            raise RequestError(f"{where}: expected a finite number as {key}, found {value!r} in {given!r}.")
         return number
 
     def _label(self, given, rating):

@@ -12,6 +12,7 @@ from recbole_rella.files import write_json, write_text
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.prompt.template import Rating
 from recbole_rella.retrieval.subr import similarity
+from recbole_rella.rows.fields import KINDS, RECENT
 from recbole_rella.rows.numbers import as_in_file
 from recbole_rella.serving.catalogue import RequestError
 from recbole_rella.tables import fenced, markdown
@@ -25,13 +26,15 @@ class Explanation:
         name (str): row-<row_id>, or <user>-<item> for a pair that no row holds.
         user, item (str): the data set's own ids.
         label (int or None): of the row.
-        history (str): which behaviours the prompt shows, retrieved or recent.
+        history (str): which behaviours the prompt shows: recent, retrieved or both.
         score (float): P(yes) of the prompt.
-        score_with_recent, score_with_retrieved (float or None): P(yes) with either kind.
+        score_with_recent, score_with_retrieved, score_with_both (float or None): P(yes) with each kind; None for the last two
+            where nothing is retrieved.
         score_without_history (float): P(yes) of the prompt that shows none.
         prompt (str): the text, as the LLM reads it.
-        behaviours (list of dict): retrieved and recent ones, oldest first: retrieved, recent (bool), item (text), rating,
-            label, date, similarity, and moved (float, score minus that of the prompt without it; None where not shown).
+        behaviours (list of dict): those of all kinds, oldest first: retrieved, recent, both (bool, whether a prompt of that kind
+            shows it), item (text), rating, label, date, similarity, and moved (float, score minus that of the prompt without it;
+            None where not shown).
     """
 
     name: str
@@ -42,6 +45,7 @@ class Explanation:
     score: float
     score_with_recent: float
     score_with_retrieved: float | None
+    score_with_both: float | None
     score_without_history: float
     prompt: str
     behaviours: list
@@ -50,25 +54,26 @@ class Explanation:
         """The explanation as a page of Markdown."""
         table = pd.DataFrame(self.behaviours, columns=_COLUMNS)
         shown = table.assign(
-            shown=[" and ".join(k for k in ("retrieved", "recent") if behaviour[k]) for behaviour in self.behaviours],
+            shown=[" and ".join(kind for kind in ("retrieved", "recent") if b[kind]) for b in self.behaviours],
             label=["-" if pd.isna(v) else str(int(v)) for v in table["label"]],
             similarity=["-" if pd.isna(v) else f"{v:.3f}" for v in table["similarity"]],
             moved=["-" if pd.isna(v) else f"{v:+.4f}" for v in table["moved"]],
             rating=["-" if pd.isna(v) else str(Rating(v)) for v in table["rating"]],
         )
         columns = ["shown", "item", "rating", "label", "date", "similarity", "moved"]
-        other = "-" if self.score_with_retrieved is None else f"{self.score_with_retrieved:.4f}"
+        retrieved, both = ("-" if s is None else f"{s:.4f}" for s in (self.score_with_retrieved, self.score_with_both))
         label = "no row" if self.label is None else str(self.label)
         return (
             f"# {self.name}: user {self.user}, item {self.item}\n\n"
             f"P(yes) {self.score:.4f} with {self.history} behaviours, label {label}. With recent ones "
-            f"{self.score_with_recent:.4f}, with retrieved ones {other}, with none {self.score_without_history:.4f}.\n\n"
+            f"{self.score_with_recent:.4f}, with retrieved ones {retrieved}, with both {both}, with none "
+            f"{self.score_without_history:.4f}.\n\n"
             "`moved` is how much a shown behaviour moved the score: P(yes) minus P(yes) of the prompt without it.\n\n"
             f"{markdown(shown[columns])}\n\n{fenced(self.prompt)}\n"
         )
 
 
-_COLUMNS = ["retrieved", "recent", "item", "rating", "label", "date", "similarity", "moved"]
+_COLUMNS = ["retrieved", "recent", "both", "item", "rating", "label", "date", "similarity", "moved"]
 
 
 def find_case(scorer, case):
@@ -128,15 +133,15 @@ def explain(scorer, case):
     prompter, row, target, label, name, user, item = find_case(scorer, case)
     kind = scorer.config["eval_history"]
     one = np.array([row]), np.array([target])
-    shown = {"recent": prompter.shown(*one, np.array([False]))[0]}
-    if prompter.retriever is not None:
-        shown["retrieved"] = prompter.shown(*one, np.array([True]))[0]
+    known = [name for name, code in KINDS.items() if code == RECENT or prompter.retriever is not None]
+    shown = {name: prompter.shown(*one, np.array([KINDS[name]]))[0] for name in known}
     used = shown[kind]
-    # The prompt itself, those of the other kind, of none, and without each of the shown behaviours: one batch.
-    variants = [used, shown["recent"], shown.get("retrieved", used), used[:0]]
-    variants += [np.delete(used, place) for place in range(len(used))]
+    # The prompt itself, those of each kind, of none, and without each of the shown behaviours: one batch.
+    variants = [used, *shown.values(), used[:0], *(np.delete(used, place) for place in range(len(used)))]
     prompts = [prompter.fitted(row, target, variant) for variant in variants]
-    score, recent, retrieved, none, *without = scorer.score_ids([ids for ids, _ in prompts]).astype(float)
+    vectors = prompter.soft_vectors(np.full(len(prompts), row), np.full(len(prompts), target))
+    score, *scores = scorer.score_ids([ids for ids, _ in prompts], vectors).astype(float)
+    with_kind, (none, *without) = dict(zip(shown, scores)), scores[len(shown) :]
     # Over the token budget the oldest shown behaviours were dropped: they did not move anything.
     kept = prompts[0][1]
     moved = {int(b): score - s for b, s in zip(used, without) if b in kept}
@@ -147,8 +152,9 @@ def explain(scorer, case):
         label=label,
         history=kind,
         score=score,
-        score_with_recent=recent,
-        score_with_retrieved=retrieved if "retrieved" in shown else None,
+        score_with_recent=with_kind["recent"],
+        score_with_retrieved=with_kind.get("retrieved"),
+        score_with_both=with_kind.get("both"),
         score_without_history=none,
         prompt=prompter.tokenizer.framed(prompter.text(row, target, kept)),
         behaviours=_behaviours(scorer, prompter, target, shown, moved),
@@ -164,8 +170,7 @@ def _behaviours(scorer, prompter, target, shown, moved):
         closeness = similarity(retriever.vectors[rows.item[places]], retriever.vectors[target], metric).tolist()
     return [
         {
-            "retrieved": bool(place in shown.get("retrieved", ())),
-            "recent": bool(place in shown["recent"]),
+            **{kind: bool(place in shown.get(kind, ())) for kind in ("retrieved", "recent", "both")},
             "item": prompter.template.item(int(rows.item[place]))["text"],
             "rating": None if rows.rating is None else as_in_file(rows.rating[place]),
             "label": None if rows.label is None else int(rows.label[place]),

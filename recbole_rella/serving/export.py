@@ -3,17 +3,24 @@
 The exported LLM has the dtype of the run. In float32 its scores are the run's; in bfloat16 or float16 the sum of weights and
 adapters is rounded once, and scores differ by as much. A quantized LLM is dequantized first: the adapters were tuned on top of
 those weights, not on top of the ones before. (Over 8 bits scores still differ a little: bitsandbytes rounds a layer's input, too.)
+
+Soft tokens of items become tokens of the exported LLM: embeddings and tokenizer have one for each item, behind those of the
+vocabulary, by the ids that stand in prompt_token_ids.
 """
 
+import copy
 import json
 from pathlib import Path
 
+import torch
 from peft import PeftModel
+from tokenizers import AddedToken
 
+from recbole_rella.data.rellax import make_rellax
 from recbole_rella.errors import RellaError
 from recbole_rella.files import is_new, replacing
 from recbole_rella.quick_start import load_run_data
-from recbole_rella.rows.fields import RETRIEVED, ROW_ID
+from recbole_rella.rows.fields import KIND, KINDS, ROW_ID
 from recbole_rella.run_folder import ADAPTER
 
 SPLITS = ("train", "valid", "test")
@@ -38,6 +45,7 @@ class Export:
     def __init__(self, run_folder, allow_changed=()):
         self.run, config, self.dataset, loaders = load_run_data(run_folder, allow_changed)
         self._parts = dict(zip(SPLITS, (loader._dataset for loader in loaders)))
+        self._config = config
         self._answers = tuple(config["prompt_answers"])
 
     def write_model(self, folder):
@@ -50,9 +58,18 @@ class Export:
             ExportError: there is something in the folder.
         """
         folder = check_new(folder)
-        backbone = self.dataset.assembly.backbone
+        self._refuse_rows()
+        assembly = self.dataset.assembly
+        backbone, tokenizer = assembly.backbone, assembly.backbone.tokenizer
         base = backbone.model.dequantize() if backbone.quantization else backbone.model
-        llm = PeftModel.from_pretrained(base, self.run.folder / ADAPTER).merge_and_unload()
+        adapted, items = PeftModel.from_pretrained(base, self.run.folder / ADAPTER), None
+        if (rellax := make_rellax(self._config, adapted, assembly, self._parts["train"].inter_feat[ROW_ID].numpy())) is not None:
+            rellax.load(self.run.folder / ADAPTER)
+            items = rellax.to(base.device).soft.of_items()
+        llm = adapted.merge_and_unload()
+        if items is not None:
+            _add_embeddings(llm, items, assembly.prompter.soft.first)
+            tokenizer = _with_items(tokenizer, assembly.prompter.item_ids, assembly.prompter.soft.first)
         try:
             llm.generation_config.validate(strict=True)
         except ValueError:
@@ -60,22 +77,31 @@ class Export:
             llm.generation_config.do_sample = True
         with replacing(folder) as temporary:
             llm.save_pretrained(temporary)
-            backbone.tokenizer.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+
+    def _refuse_rows(self):
+        """Refuse what no folder of an LLM can hold: what is made of each row."""
+        soft = self.dataset.assembly.prompter.soft
+        if soft is not None and soft.kinds:
+            raise ExportError(
+                f"export: expected soft tokens of items alone (spa_tokens: behaviours, target) and no gates, found {soft.kinds}: "
+                "vectors of users and rows, for which an exported LLM has no place. Score with Scorer."
+            )
 
     def write_prompts(self, path, split="test"):
         """Write the prompts of a split as JSON Lines, whole or not at all, one object a row:
 
         row_id, user_id, item_id (the data set's own), label;
-        history             which behaviours the prompt shows, retrieved or recent
+        history             which behaviours the prompt shows: recent, retrieved or both
         prompt              the text, chat format included
         add_special_tokens  what the tokenizer must be told to make prompt_token_ids of it
-        prompt_token_ids    what the LLM reads
+        prompt_token_ids    what the LLM reads; among it soft tokens of items, which the text does not show
         answers             yes and no: text (as it follows the prompt) and token_id
         score               P(yes) as the run found it, for rows of the test part
 
         Args:
             path (str or pathlib.Path): the file.
-            split (str): train (the shots, with recent behaviours, retrieved ones or both, as they were tuned on), valid or test.
+            split (str): train (the shots, each with the kinds of behaviours that it was tuned on), valid or test.
 
         Returns:
             int: rows written.
@@ -85,23 +111,24 @@ class Export:
         """
         if split not in SPLITS:
             raise ExportError(f"export_split: expected one of {', '.join(SPLITS)}, found {split!r}.")
+        self._refuse_rows()
         feat = self._parts[split].inter_feat
-        rows, retrieved = feat[ROW_ID].numpy(), feat[RETRIEVED].numpy().astype(bool)
+        rows, kinds = feat[ROW_ID].numpy(), feat[KIND].numpy()
         scores = self._scores(rows) if split == "test" else {}
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             for begin in range(0, len(rows), _AT_A_TIME):
                 part = slice(begin, begin + _AT_A_TIME)
-                for record in self._records(rows[part], retrieved[part]):
+                for record in self._records(rows[part], kinds[part]):
                     score = {"score": scores[record["row_id"]]} if scores else {}
                     file.write(json.dumps({**record, **score}, ensure_ascii=False) + "\n")
         return len(rows)
 
-    def _records(self, row_ids, retrieved):
+    def _records(self, row_ids, kinds):
         dataset, prompter = self.dataset, self.dataset.assembly.prompter
         rows, tokenizer, tokens = dataset.rows, prompter.tokenizer, dataset.field2id_token
-        targets = rows.item[row_ids]
-        shown = prompter.shown(row_ids, targets, retrieved)
-        for row, target, kind, behaviours in zip(row_ids.tolist(), targets.tolist(), retrieved, shown):
+        targets, names = rows.item[row_ids], {kind: name for name, kind in KINDS.items()}
+        shown = prompter.shown(row_ids, targets, kinds)
+        for row, target, kind, behaviours in zip(row_ids.tolist(), targets.tolist(), kinds.tolist(), shown):
             token_ids, kept = prompter.fitted(row, target, behaviours)
             text = prompter.text(row, target, kept)
             yield {
@@ -109,7 +136,7 @@ class Export:
                 "user_id": str(tokens[dataset.uid_field][rows.user[row]]),
                 "item_id": str(tokens[dataset.iid_field][target]),
                 "label": None if rows.label is None else int(rows.label[row]),
-                "history": "retrieved" if kind else "recent",
+                "history": names[kind],
                 "prompt": tokenizer.framed(text),
                 "add_special_tokens": bool(tokenizer.start),
                 "prompt_token_ids": token_ids,
@@ -130,6 +157,32 @@ class Export:
                 f"Expected the test rows that {self.run.folder} scored, found others: its data set has changed. Run it again."
             )
         return scores
+
+
+def _add_embeddings(llm, vectors, first):
+    """Give an LLM more tokens, from `first` on: their embeddings; its head is asked for none of them."""
+    llm.resize_token_embeddings(first + len(vectors), mean_resizing=False)
+    embedding, ids = llm.get_input_embeddings(), torch.arange(first, first + len(vectors))
+    with torch.no_grad():
+        # Gemma 3's embedding scales what it has.
+        embedding.weight[first:] = (vectors / getattr(embedding, "embed_scale", 1.0)).to(embedding.weight.dtype)
+        found = embedding(ids.to(embedding.weight.device)).float()
+    if not torch.allclose(found, vectors, rtol=1e-2, atol=1e-3):
+        raise ExportError(
+            f"export: expected an embedding that gives what it holds, found {type(embedding).__name__}, which does not."
+        )
+
+
+def _with_items(tokenizer, item_ids, first):
+    """A tokenizer that knows soft tokens of items by name: programs refuse token ids that it does not know."""
+    tokenizer = copy.deepcopy(tokenizer)
+    unused = [f"<|unused {place}|>" for place in range(len(tokenizer), first)]
+    names = [*unused, *(f"<|item {item}|>" for item in item_ids)]
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=True) for name in names])
+    expected = first + len(item_ids)
+    if len(tokenizer) != expected:
+        raise ExportError(f"export: expected {expected} tokens in the tokenizer with those of items, found {len(tokenizer)}.")
+    return tokenizer
 
 
 def check_new(folder):

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 BAD_LINES = ("skip", "fail")
 _BATCH = 64
-_OWN_COLUMNS = ("id", "user_id", "history", "candidates")
+_OWN_COLUMNS = ("id", "user_id", "history", "candidates", "time")
 
 
 def _json(text, column):
@@ -30,7 +30,7 @@ def _from_csv(row):
     """A request of a CSV row: history and candidates are JSON (one candidate may be its bare id), other columns are the profile."""
     if None in row or None in row.values():
         raise RequestError("Expected as many cells as the header has, found more or fewer.")
-    request = {key: row[key] for key in ("id", "user_id") if row.get(key)}
+    request = {key: row[key] for key in ("id", "user_id", "time") if row.get(key)}
     if row.get("history"):
         request["history"] = _json(row["history"], "history")
     candidates = (row.get("candidates") or "").strip()

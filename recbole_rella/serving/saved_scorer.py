@@ -1,8 +1,8 @@
 """A scorer as a folder of its own, which needs neither the run nor its data set, and works on another machine.
 
 scorer.json     settings, texts of the prompts, the LLM and the encoder by name and identity, versions
-catalogue.npz   ids, words, sentences and vectors of the items
-adapter/        the adapters, in PEFT's standard format
+catalogue.npz   ids, words, sentences and vectors of the items; answers of the training rows, where prompts print numbers of them
+adapter/        the adapters, in PEFT's standard format, and what ReLLaX adds to them
 llm/            the embedded LLM; another one is named, and proved by its identity when it is loaded
 """
 
@@ -17,18 +17,21 @@ from peft import PeftModel
 from recbole_rella.config import chat_template
 from recbole_rella.errors import RellaError
 from recbole_rella.files import is_new, replacing, write_json
-from recbole_rella.keys import affecting
+from recbole_rella.keys import affecting, text_encoder
 from recbole_rella.llm.backbone import Backbone, save_adapter
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.prompt.words import Words
 from recbole_rella.retrieval.encoder import make_encoder
-from recbole_rella.retrieval.item_space import ItemSpace
+from recbole_rella.retrieval.item_space import ItemSpace, MixedSpace
+from recbole_rella.rows.item_statistics import ItemStatistics
 from recbole_rella.run_folder import ADAPTER, LLM
 from recbole_rella.serving.catalogue import Catalogue
+from recbole_rella.serving.soft_requests import SoftRequests
 from recbole_rella.version import VERSION
 
 _SCORER, _CATALOGUE = "scorer.json", "catalogue.npz"
+_STATISTICS = ("items", "times", "answers")
 
 
 class ScorerError(RellaError):
@@ -64,6 +67,11 @@ def save(scorer, folder):
         if space is not None:
             arrays |= {f"space.{name}": array for name, array in space.arrays.items()}
             arrays["sentences"] = np.array(space.sentences)
+        if parts.soft is not None:
+            parts.soft.module.save(temporary / ADAPTER)
+            arrays |= {} if parts.soft.table is None else {"soft.table": parts.soft.table}
+        if parts.statistics is not None:
+            arrays |= {f"statistics.{name}": getattr(parts.statistics, name) for name in _STATISTICS}
         np.savez(temporary / _CATALOGUE, item_ids=catalogue.item_ids.astype(str), **arrays)
         llm = LLM if is_embedded else str(backbone.folder.resolve()) if backbone.folder else backbone.path
         write_json(
@@ -78,6 +86,7 @@ def save(scorer, folder):
                 "max_tokens": parts.max_tokens,
                 "tokenizes_whole": parts.tokenizer.tokenizes_whole,
                 "answer_ids": list(parts.answer_ids),
+                "soft": None if parts.soft is None else parts.soft.plain(),
                 "catalogue": {
                     "dataset": catalogue.dataset,
                     "id_fields": dict(catalogue.id_fields),
@@ -139,10 +148,18 @@ def load(folder, device=None):
     tokenizer = PromptTokenizer(backbone.tokenizer, chat, system, texts["answers"], saved["chat"])
     space = None
     if "sentences" in arrays:
-        encoder = make_encoder(settings["retrieval_encoder"], backbone, {**settings, "device": device})
-        _compare("encoder", saved["encoder"], encoder.identity, settings["retrieval_encoder"])
-        kept = {name: arrays[f"space.{name}"] for name in ("vectors", "mean", "components")}
-        space = ItemSpace(arrays["sentences"].tolist(), encoder, settings["retrieval_pca_dim"], settings["retrieval_metric"], kept)
+        encoder = make_encoder(text_encoder(settings), backbone, {**settings, "device": device})
+        _compare("encoder", saved["encoder"], encoder.identity, text_encoder(settings))
+        made = {name: arrays[f"space.{name}"] for name in ("vectors", "mean", "components")}
+        collaborative, metric = arrays.get("space.collaborative"), settings["retrieval_metric"]
+        of_text = metric if collaborative is None else "dot"
+        space = ItemSpace(arrays["sentences"].tolist(), encoder, settings["retrieval_pca_dim"], of_text, made)
+        if collaborative is not None:
+            space = MixedSpace(space, collaborative, settings["retrieval_mix"], metric)
+    kept = [f"statistics.{name}" for name in _STATISTICS]
+    llm, soft = PeftModel.from_pretrained(backbone.model, folder / ADAPTER).eval(), None
+    if saved["soft"] is not None:
+        soft = SoftRequests.saved(llm, saved["soft"], arrays.get("soft.table"), folder / ADAPTER)
     return {
         "settings": settings,
         "texts": texts,
@@ -150,9 +167,11 @@ def load(folder, device=None):
         "tokenizer": tokenizer.tokenizing_whole() if saved["tokenizes_whole"] else tokenizer,
         "max_tokens": saved["max_tokens"],
         "item_space": space,
-        "llm": PeftModel.from_pretrained(backbone.model, folder / ADAPTER).eval(),
+        "llm": llm,
         "answer_ids": tuple(saved["answer_ids"]),
         "device": device,
+        "soft": soft,
+        "statistics": ItemStatistics(*(arrays[name] for name in kept)) if kept[0] in arrays else None,
     }
 
 

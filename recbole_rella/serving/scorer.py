@@ -5,25 +5,32 @@ LLM as the rows of a data set.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
+from recbole_rella.keys import same_field
 from recbole_rella.llm.scoring import p_yes, pad
 from recbole_rella.prompt.prompter import Prompter
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer
-from recbole_rella.quick_start import load_data_and_model
-from recbole_rella.retrieval.item_space import ItemSpace
+from recbole_rella.quick_start import load_rella
+from recbole_rella.retrieval.item_space import ItemSpace, MixedSpace
 from recbole_rella.retrieval.retriever import Retriever
+from recbole_rella.rows.features import HistoryFeatures
+from recbole_rella.rows.fields import KINDS
 from recbole_rella.rows.history import NO_SPLIT, Histories, Rows
+from recbole_rella.rows.item_statistics import ItemStatistics
+from recbole_rella.rows.item_values import ItemValues
 from recbole_rella.rows.numbers import as_in_file
 from recbole_rella.serving import saved_scorer
 from recbole_rella.serving.catalogue import Catalogue, Did, RequestError
+from recbole_rella.serving.soft_requests import SoftRequests
 
-_KEYS = {"candidates", "user_id", "profile", "history", "id"}
+_KEYS = {"candidates", "user_id", "profile", "history", "time", "id"}
 
 
 @dataclass(frozen=True)
@@ -42,14 +49,17 @@ class Parts:
     """What scoring is made of, whether it comes from a run or from a saved scorer.
 
     Attributes:
-        settings (Mapping): history_size, history_order, eval_history, retrieval_metric, retrieval_sentence, eval_micro_tokens.
+        settings (Mapping): history_size, history_recent_size, history_order, eval_history, retrieval_metric, retrieval_sentence,
+            eval_micro_tokens.
         texts (Mapping): of the template, by name.
         catalogue (Catalogue): items in words, and the fields of users.
         tokenizer (PromptTokenizer), max_tokens (int): as a Prompter has them.
-        item_space (ItemSpace or None): None where nothing is retrieved.
+        item_space (ItemSpace, MixedSpace or None): None where nothing is retrieved.
+        statistics (ItemStatistics or None): of the training rows; None where prompts print no numbers of the history.
         llm (torch.nn.Module): with the adapters of the run, in evaluation mode.
         answer_ids (tuple of int): tokens of the positive and of the negative answer.
         device (torch.device): of the LLM.
+        soft (SoftRequests or None): of soft tokens and gates; None where there are none.
     """
 
     settings: Mapping
@@ -57,10 +67,18 @@ class Parts:
     catalogue: Catalogue
     tokenizer: PromptTokenizer
     max_tokens: int
-    item_space: ItemSpace | None
+    item_space: ItemSpace | MixedSpace | None
     llm: torch.nn.Module
     answer_ids: tuple
     device: torch.device
+    soft: SoftRequests | None = None
+    statistics: ItemStatistics | None = None
+
+
+def _numbers(prompter):
+    """What a prompter knows of histories in numbers, for its template and for ReLLaX."""
+    soft = {} if prompter.soft is None else prompter.soft.sources
+    return filter(None, (prompter.features, soft.get("history")))
 
 
 class Scorer:
@@ -86,18 +104,20 @@ class Scorer:
         Raises:
             RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
         """
-        config, model, dataset, *_ = load_data_and_model(run_folder, allow_changed)
-        assembly = dataset.assembly
+        config, model, dataset, *_ = load_rella(run_folder, allow_changed)
+        assembly, catalogue = dataset.assembly, Catalogue.of(dataset)
         parts = Parts(
             settings=config,
             texts=assembly.texts,
-            catalogue=Catalogue.of(dataset),
+            catalogue=catalogue,
             tokenizer=assembly.prompter.tokenizer,
             max_tokens=assembly.prompter.max_tokens,
             item_space=assembly.item_space,
             llm=model.llm,
             answer_ids=assembly.answer_ids,
             device=config["device"],
+            soft=None if model.rellax is None else SoftRequests.of(model.rellax, assembly.prompter.soft),
+            statistics=next((features.statistics for features in _numbers(assembly.prompter)), None),
         )
         return cls(parts, config, dataset)
 
@@ -125,7 +145,7 @@ class Scorer:
         """
         return cls(Parts(**saved_scorer.load(folder, device)))
 
-    def score(self, candidates, user_id=None, profile=None, history=None):
+    def score(self, candidates, user_id=None, profile=None, history=None, time=None):
         """P(yes) of candidate items for one user.
 
         Args:
@@ -134,6 +154,8 @@ class Scorer:
             profile (dict, optional): user fields; those that are not named have no value.
             history (list, optional): what the user did, each (item, rating, time) or a dict with item, rating, time and
                 label; in any order. The label follows from the rating where the data set has a threshold.
+            time (float, optional): when the candidates are shown, in the unit of the data set; for prompts that print the days
+                since the last behaviour, which have none without it.
 
         Returns:
             pandas.DataFrame: candidate (str), score (float, P(yes)), rank (int, 1 is the highest score), in the order given.
@@ -142,7 +164,7 @@ class Scorer:
             RequestError: something in it is unknown or missing.
             PromptBudgetError: the prompt does not fit, even without history.
         """
-        request = {"candidates": candidates, "user_id": user_id, "profile": profile, "history": history}
+        request = {"candidates": candidates, "user_id": user_id, "profile": profile, "history": history, "time": time}
         return self.score_many([request]).drop(columns="request")
 
     def score_many(self, requests):
@@ -162,26 +184,27 @@ class Scorer:
         ranks = table.groupby("request")["score"].rank(method="first", ascending=False)
         return table.assign(rank=ranks.astype(int))
 
-    def score_rows(self, prompter, rows, targets, retrieved=None):
+    def score_rows(self, prompter, rows, targets, history=None):
         """P(yes) of rows of a prompter.
 
         Args:
             prompter (Prompter): of the data set, or of `ask`.
             rows, targets (numpy.ndarray): int [n].
-            retrieved (bool, optional): whether retrieved behaviours are shown; as eval_history by default.
+            history (str, optional): which behaviours are shown: recent, retrieved or both; as eval_history by default.
 
         Returns:
             numpy.ndarray: float32 [n].
         """
-        kind = self.parts.settings["eval_history"] == "retrieved" if retrieved is None else retrieved
+        kind = KINDS[self.parts.settings["eval_history"] if history is None else history]
         ids, _ = prompter.token_ids(rows, targets, np.full(len(rows), kind))
-        return self.score_ids(ids)
+        return self.score_ids(ids, prompter.soft_vectors(rows, targets))
 
-    def score_ids(self, ids):
+    def score_ids(self, ids, vectors=None):
         """P(yes) of prompts.
 
         Args:
             ids (list of list of int): token ids.
+            vectors (numpy.ndarray, optional): of those soft tokens that belong to their rows, see `Prompter.soft_vectors`.
 
         Returns:
             numpy.ndarray: float32 [n].
@@ -190,7 +213,9 @@ class Scorer:
             return np.empty(0, dtype=np.float32)
         parts, lengths = self.parts, torch.tensor([len(i) for i in ids])
         budget = parts.settings["eval_micro_tokens"]
-        return p_yes(parts.llm, pad(ids), lengths, parts.answer_ids, budget, parts.device).cpu().numpy()
+        vectors = None if vectors is None else torch.from_numpy(vectors)
+        with nullcontext(pad(ids)) if parts.soft is None else parts.soft.module.numbered(pad(ids), vectors) as ids:
+            return p_yes(parts.llm, ids, lengths, parts.answer_ids, budget, parts.device).cpu().numpy()
 
     def ask(self, requests):
         """Requests as rows.
@@ -204,7 +229,7 @@ class Scorer:
         Raises:
             RequestError: names what is unknown or missing.
         """
-        items, columns, profiles, rows, targets, of, names = {}, [], [], [], [], [], []
+        items, columns, now, profiles, rows, targets, of, names = {}, [], [], [], [], [], [], []
 
         def local(item):
             return items.setdefault(item, len(items))
@@ -216,6 +241,7 @@ class Scorer:
             profile, history = self._user(request)
             profiles.append(profile)
             columns += [(place, local(did.item), did.rating, did.label, did.time) for did in history]
+            now += [np.nan] * len(history) + [self.parts.catalogue.asked_at(request.get("time"), history)]
             candidates = request.get("candidates")
             if not isinstance(candidates, (list, tuple)) or not candidates:
                 raise RequestError(f"candidates: expected a list of items that is not empty, found {candidates!r}.")
@@ -227,10 +253,12 @@ class Scorer:
                 targets.append(local(item))
                 of.append(place)
                 names.append(item.name)
-        prompter = self._prompter(list(items), columns, profiles, [str(r.get("id", place)) for place, r in enumerate(requests)])
+        users = [None if r.get("user_id") is None else self._place_of_user(r["user_id"]) for r in requests]
+        asked = [str(r.get("id", place)) for place, r in enumerate(requests)]
+        prompter = self._prompter(list(items), columns, np.array(now), profiles, users, asked)
         return RequestRows(prompter, np.array(rows), np.array(targets), np.array(of), names)
 
-    def _prompter(self, items, columns, profiles, names):
+    def _prompter(self, items, columns, now, profiles, users, names):
         """A Prompter over the rows of requests, with items and users numbered as they came."""
         parts, settings = self.parts, self.parts.settings
         user, item, rating, label, time = (np.array(column) for column in zip(*columns))
@@ -249,6 +277,11 @@ class Scorer:
         if parts.item_space is not None:
             vectors = self._vectors(items, template)
             retriever = Retriever(rows, histories, vectors, settings["history_size"], settings["retrieval_metric"])
+        soft = self.parts.soft
+
+        def features(names):
+            return self._features(rows, histories, items, names, retriever, now) if names else None
+
         return Prompter(
             rows=rows,
             histories=histories,
@@ -258,8 +291,30 @@ class Scorer:
             history_size=settings["history_size"],
             history_order=settings["history_order"],
             retriever=retriever,
+            recent_size=min(settings["history_recent_size"], settings["history_size"]),
+            features=features(template.numbers),
             tokenizer=parts.tokenizer,
             max_tokens=parts.max_tokens,
+            soft=soft and soft.of_requests(rows, items, users, features(soft.names)),
+        )
+
+    def _features(self, rows, histories, items, names, retriever, now):
+        """Numbers of the rows of requests, for the template and for ReLLaX: items as the training rows know them."""
+        catalogue = self.parts.catalogue
+        words = [dict(item.words) for item in items]
+        values = {
+            field: ItemValues.of([word[field] for word in words], catalogue.separator_of(field))
+            for field in dict.fromkeys(map(same_field, names))
+            if field
+        }
+        return HistoryFeatures(
+            rows=rows,
+            histories=histories,
+            statistics=self.parts.statistics.seen_by([-1 if item.known is None else item.known for item in items]),
+            names=names,
+            values=values,
+            similar=None if retriever is None else retriever.weighted,
+            now=now,
         )
 
     def _vectors(self, items, template):

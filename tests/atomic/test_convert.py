@@ -75,8 +75,9 @@ def test_ml_1m(tmp_path):
     )
 
 
-def test_ml_25m(tmp_path):
-    lines, files = converted("ml-25m", tmp_path)
+@pytest.mark.parametrize("name", ["ml-25m", "ml-latest-small"])
+def test_ml_25m(name, tmp_path):
+    lines, files = converted(name, tmp_path)
     assert set(files) == {"item", "inter"}
     odd = {
         1: ("1", "Toy Story", "1995", "Animation Children Comedy"),
@@ -99,7 +100,7 @@ def test_ml_25m(tmp_path):
         "movies.csv: 2 lines left out, not 3 fields: 8, 9",
         "movies.csv: 1 line left out, no utf-8 text: 10",
     ]
-    assert lines[-1].startswith(f"ml-25m: {len(original) - 1} rows of 24 users and 40 items (40 items listed), written to ")
+    assert lines[-1].startswith(f"{name}: {len(original) - 1} rows of 24 users and 40 items (40 items listed), written to ")
 
 
 def test_book_crossing(tmp_path):
@@ -188,7 +189,8 @@ def test_files_of_something_else_are_refused(tmp_path):
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(
-        ConversionError, match="expected a dataset with a converter, one of ml-1m, ml-25m, book-crossing; found 'ml-9m'"
+        ConversionError,
+        match="expected a dataset with a converter, one of ml-1m, ml-25m, ml-latest-small, book-crossing; found 'ml-9m'",
     ):
         convert("ml-9m", tmp_path)
     folder = ORIGINALS["ml-1m"](tmp_path / "original")

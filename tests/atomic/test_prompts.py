@@ -125,6 +125,22 @@ def test_ml_25m(tmp_path):
     assert prompt(dataset, "1", "12") == [question, *behaviours, "Story 12 (1972) (drama):"]
 
 
+def test_ml_latest_small(tmp_path):
+    """All genres, in prompts and in the sentences that are encoded."""
+    dataset = load("ml-latest-small", tmp_path)
+    assert prompt(dataset, "1", "11")[:3] == [
+        "Does this person like the last movie of the list? Yes means at least 4 of 5 stars, No means fewer.",
+        "Toy Story (1995) (animation/children/comedy): No, 3.5 stars",
+        "Misérables, Les (1995) (drama/musical): Yes, 4.5 stars",
+    ]
+    assert prompt(dataset, "1", "11")[-2:] == ["Still On (2009): No, 0.5 stars", "Café, Le (1990):"]
+    sentence, item = dataset.assembly.prompter.template.sentence, dataset.field2token_id[dataset.iid_field]
+    text = dataset.config["retrieval_sentence"]
+    assert sentence(item["1"], text) == "Toy Story is a animation, children, comedy movie of 1995."
+    assert sentence(item["4"], text) == "No Year Here is a film-noir, sci-fi movie."
+    assert sentence(item["10"], text) == "Still On is a movie of 2009."
+
+
 def book_lines(dataset, tmp_path, user):
     """A reader's behaviours in the order of the rows, from the original files, and the target's name."""
     rows, users, items = dataset.rows, *(dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))

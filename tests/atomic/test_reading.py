@@ -150,8 +150,10 @@ def test_what_our_converters_write_is_read_back(titles):
     write_atomic_files(Path("own"), "own", tables)
     _, found = ours("own/own.item")
     assert missing_as_empty(found) == [[number, title] for number, title in rows]
-    # And by RecBole alone, whose parser takes quotes for a CSV writer's.
-    alone = pd.read_csv("own/own.item", delimiter="\t", engine="python", dtype=str, encoding="utf-8")
+    # And by RecBole alone, whose parser takes quotes for a CSV writer's, but for words that pandas takes for nothing (null, NA).
+    alone = pd.read_csv(
+        "own/own.item", delimiter="\t", engine="python", dtype=str, encoding="utf-8", keep_default_na=False, na_values=[""]
+    )
     pd.testing.assert_frame_equal(found, alone)
 
 

@@ -42,7 +42,10 @@ def movie_rows(folder, name, separator):
     return pairs, eligible
 
 
-@pytest.mark.parametrize(("name", "file", "separator"), [("ml-1m", "ratings.dat", "::"), ("ml-25m", "ratings.csv", ",")])
+@pytest.mark.parametrize(
+    ("name", "file", "separator"),
+    [("ml-1m", "ratings.dat", "::"), ("ml-25m", "ratings.csv", ","), ("ml-latest-small", "ratings.csv", ",")],
+)
 def test_movielens(name, file, separator, tmp_path):
     drawn = {"train_pool": 60, "eval_rows": 20} if name == "ml-25m" else {}
     dataset, parts, pairs = built(name, tmp_path, **drawn)
@@ -95,7 +98,7 @@ def test_the_random_order_depends_on_the_rows_alone(tmp_path):
     load_col = {"inter": ["user_id", "item_id", "rating"]}
     unlisted = {"filter_inter_by_user_or_item": True, "val_interval": {"item_id": list(BOOKS), "user_id": list(map(str, READERS))}}
     prompts = {"prompt_profile": "", "prompt_item": "{{ item.item_id }}", "retrieval_sentence": "{{ item.item_id }}"}
-    settings = {"load_col": load_col, "heterogeneity_field": None, **unlisted, **prompts}
+    settings = {"load_col": load_col, "category_field": None, **unlisted, **prompts}
     assert built("book-crossing", tmp_path, **settings)[2] == pairs
 
 

@@ -95,7 +95,7 @@ def test_a_folder_with_several_data_sets(tmp_path):
         RowDataset(make_config("ReLLa", "plain", config_dict={**GENERIC, "data_path": "data"}))
 
 
-@pytest.mark.parametrize("name", ["ml-1m", "book-crossing", "ml-25m"])
+@pytest.mark.parametrize("name", ["ml-1m", "book-crossing", "ml-25m", "ml-latest-small"])
 def test_a_data_set_that_is_not_there_tells_how_to_convert(name, monkeypatch):
     def no_network(*_):
         raise urllib.error.URLError("no route to host")
@@ -116,7 +116,7 @@ def test_recboles_download_is_used_where_it_works(monkeypatch, tmp_path):
         raise ValueError("Default process group has not been initialized")  # as RecBole's does, in a single process
 
     monkeypatch.setattr(Dataset, "_download", download)
-    settings = {**GENERIC, "heterogeneity_field": None, "expected_counts": {}}
+    settings = {**GENERIC, "category_field": None, "expected_counts": {}}
     assert len(RowDataset(make_config("ReLLa", "ml-1m", config_dict=settings)).rows) == 80
 
 

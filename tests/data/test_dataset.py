@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
 from recbole_rella import run_recbole_rella
-from recbole_rella.rows.fields import PROMPT_IDS, PROMPT_LENGTH, RETRIEVED, ROW_ID
+from recbole_rella.rows.fields import KIND, PROMPT_IDS, PROMPT_LENGTH, ROW_ID
 from recbole_rella.rows.history import NO_SPLIT
 
 
@@ -87,13 +87,38 @@ def test_mixed_samples_are_both_kinds_of_every_shot(movies, llms):
     kinds = {}
     for batch in train_data:
         assert len(batch[PROMPT_LENGTH]) <= 16 and batch[PROMPT_IDS].shape[1] == batch[PROMPT_LENGTH].max()
-        for row, kind, ids, n in zip(batch[ROW_ID], batch[RETRIEVED], batch[PROMPT_IDS], batch[PROMPT_LENGTH]):
+        for row, kind, ids, n in zip(batch[ROW_ID], batch[KIND], batch[PROMPT_IDS], batch[PROMPT_LENGTH]):
             kinds.setdefault(int(row), {})[int(kind)] = ids[:n].tolist()
     assert len(kinds) == 40 and all(set(k) == {0, 1} for k in kinds.values())
     assert any(k[0] != k[1] for k in kinds.values())
-    assert set(valid_data._dataset.inter_feat[RETRIEVED].tolist()) == {1}
+    assert set(valid_data._dataset.inter_feat[KIND].tolist()) == {1}
     first = [batch[ROW_ID].tolist() for batch in train_data]
     assert first != [batch[ROW_ID].tolist() for batch in train_data]  # shuffled anew each epoch
+
+
+@pytest.mark.parametrize(
+    "named, codes", [("both", [2]), (["both", "recent"], [0, 2]), (["recent", "retrieved", "both"], [0, 1, 2])]
+)
+def test_any_mixture_of_kinds(named, codes, movies, llms):
+    name, tiny = movies
+    more = {"llm": llms("llama"), "train_shots": 20, "train_history": named, "eval_history": "both"}
+    dataset, (train_data, valid_data, _) = build(name, tiny, **more)
+    inter = train_data._dataset.inter_feat
+    of_shot = {}
+    for row, kind in zip(inter[ROW_ID].tolist(), inter[KIND].tolist()):
+        of_shot.setdefault(row, []).append(kind)
+    assert len(of_shot) == 20 and all(sorted(kinds) == codes for kinds in of_shot.values())
+    assert set(valid_data._dataset.inter_feat[KIND].tolist()) == {2}
+    rows = valid_data._dataset.inter_feat[ROW_ID].numpy()
+    assert dataset.shown_statistics(rows)["history"] == "both"
+
+    # How many of them are recent names the prompts of a run that shows both, and of no other.
+    def prompts(**own):
+        return build(name, tiny, **more, **own)[0].assembly.identities["prompts"]
+
+    assert prompts(history_recent_size=1) != dataset.assembly.identities["prompts"]
+    more |= {"train_history": "recent", "eval_history": "recent"}
+    assert prompts(history_recent_size=1) == prompts(history_recent_size=3)
 
 
 def test_workers_give_the_same_batches(movies, llms):
@@ -200,7 +225,7 @@ def test_candidates_are_scored_with_their_own_prompts(movies, llms):
     other["item_id"] = torch.roll(batch["item_id"], 1)
     stale = model.predict(other)
     fresh = model.predict(
-        Interaction({key: batch[key] if key != "item_id" else other["item_id"] for key in ("item_id", ROW_ID, RETRIEVED)})
+        Interaction({key: batch[key] if key != "item_id" else other["item_id"] for key in ("item_id", ROW_ID, KIND)})
     )
     torch.testing.assert_close(stale, fresh)
     assert not torch.allclose(stale, own)

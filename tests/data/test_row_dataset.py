@@ -115,7 +115,10 @@ def test_recboles_own_classes_are_left_as_they_were(movies):
 def test_models_that_do_not_learn_from_labels_are_refused(movies):
     name, tiny = movies
     make_split(name, tiny)
-    with pytest.raises(SplitError, match="expected a context-aware or a sequential model that learns from labels .* found BPR"):
+    for model in ("NeuMF", "SASRec"):
+        with pytest.raises(SplitError, match=f"expected a context-aware .* that learns from labels .* found {model}, which would"):
+            load(model, name, tiny, metrics=["AUC"])
+    with pytest.raises(SplitError, match="train_neg_sample_args: expected a distribution .uniform. with BPR, .* found none"):
         load("BPR", name, tiny, metrics=["AUC"])
     from recbole.utils import get_model
 
@@ -126,7 +129,7 @@ def test_a_model_that_samples_what_was_not_liked_is_refused(movies):
     name, tiny = movies
     make_split(name, tiny)
     sampled = {"distribution": "uniform", "sample_num": 1}
-    with pytest.raises(SplitError, match="train_neg_sample_args: expected none, so that DIN learns from the rows of split_file"):
+    with pytest.raises(SplitError, match="train_neg_sample_args: expected none, so that DIN learns from the rows and their labels"):
         load("DIN", name, tiny, train_neg_sample_args=sampled)
 
 

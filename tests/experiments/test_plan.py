@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from recbole_rella.data.row_dataset import RowDataset
-from recbole_rella.experiments.plan import Run, make_base, make_entries, settings_of, with_both_histories
+from recbole_rella.experiments.plan import Run, make_base, make_entries, settings_of, with_each_history
+from recbole_rella.experiments.side_by_side import make_experiment
 from recbole_rella.experiments.sweep import parse_sweep
 from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.quick_start import ModelError, load_data, make_config
@@ -81,7 +82,9 @@ def test_every_shipped_variant_is_an_entry():
     names = variant_files()
     assert {"TALLRec", "zero_shot", "mixed", "retrieved_only"} <= set(names)
     for entry, path in zip(make_entries(sorted(names)), (names[n] for n in sorted(names))):
-        assert entry.model == "ReLLa" and entry.own == yaml.safe_load(path.read_text()) and entry.is_rella
+        model = "SIM" if path.stem in ("TWIN", "DIN_ratings") else "ReLLa"
+        assert {"model": model, **entry.own} == {"model": model, **yaml.safe_load(path.read_text())}
+        assert entry.model == model and entry.is_ours and entry.is_rella == (model == "ReLLa")
         assert properties_folder() in path.parents
 
 
@@ -127,12 +130,12 @@ def test_equal_settings_are_one_run_and_other_contents_another(movies, tmp_path)
     assert run(rella, 3) != before
 
 
-def test_a_sweep_shows_both_histories_unless_one_is_chosen():
+def test_a_sweep_shows_each_history_unless_one_is_chosen():
     entries = make_entries(["ReLLa", "TALLRec", "FM"])
-    found = with_both_histories(entries, {})
-    assert [entry.label for entry in found] == ["ReLLa (retrieved)", "ReLLa (recent)", "TALLRec", "FM"]
-    assert found[1].own == {"train_history": "recent", "eval_history": "recent"}
-    assert with_both_histories(entries, {"eval_history": "recent"}) == entries
+    found = with_each_history(entries, {})
+    assert [entry.label for entry in found] == ["ReLLa (retrieved)", "ReLLa (recent)", "ReLLa (both)", "TALLRec", "FM"]
+    assert [entry.own for entry in found[:3]] == [{}, *({"train_history": k, "eval_history": k} for k in ("recent", "both"))]
+    assert with_each_history(entries, {"eval_history": "recent"}) == entries
 
 
 def test_sweeps_are_read_as_yaml():
@@ -168,7 +171,7 @@ def test_a_sweep_leaves_the_rows_as_they_are(made_before, movies):
     with pytest.raises(ConfigError, match="found DIN.epochs; leave the other models out"):
         parse_sweep("DIN.epochs:1,2")
     others = set(KEYS) - set(affecting("rows", "run"))
-    assert {"train_shots", "history_size", "llm", "eval_micro_tokens", "prompt_chat", "heterogeneity_field"} <= others
+    assert {"train_shots", "history_size", "llm", "eval_micro_tokens", "prompt_chat", "category_field"} <= others
     assert all(parse_sweep(f"{key}:1,2")[0] == key for key in others)
 
 
@@ -194,7 +197,7 @@ def test_what_changes_no_figure_makes_no_other_run(movies, monkeypatch):
     same |= {"state": "DEBUG", "expected_counts": {"users": 3}, "allow_changed": ["rows"], "train_shots_for": "all"}
     for key, value in same.items():
         assert run(**{key: value}) == first, key
-    others = {"lora_r": 3, "eval_micro_tokens": 900, "prompt_noun": "film", "heterogeneity_field": "class", "learning_rate": 0.5}
+    others = {"lora_r": 3, "eval_micro_tokens": 900, "prompt_noun": "film", "category_field": "class", "learning_rate": 0.5}
     for key, value in others.items():
         assert run(**{key: value}) != first, key
     monkeypatch.setattr("recbole_rella.experiments.plan.VERSION", "another")
@@ -219,3 +222,70 @@ def test_variants_name_only_keys_that_exist(movies):
     for path in variant_files().values():
         make_config("ReLLa", name, [str(path)], tiny)
     assert Path(variant_files()["TALLRec"]).read_text().count("recent") >= 2
+
+
+def test_history_behind_a_plus_sign_is_a_setting_of_that_entry_alone(movies, tmp_path, monkeypatch):
+    (tmp_path / "small_fm.yaml").write_text("model: FM\nembedding_size: 4\n")
+    (tmp_path / "a+b.yaml").write_text("model: DCNV2\n")
+    (tmp_path / "history_plugin.py").write_text(
+        "from recbole.model.context_aware_recommender.fm import FM\nclass OwnFM(FM): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names = [
+        "FM",
+        "FM+history",
+        "small_fm.yaml+history",
+        "history_plugin.OwnFM+history",
+        "TALLRec+history",
+        "a+b.yaml",
+        "Tree+history",
+    ]
+    entries = make_entries(names)
+    labels = ["FM", "FM+history", "small_fm+history", "OwnFM+history", "TALLRec+history", "a+b", "Tree+history"]
+    assert [entry.label for entry in entries] == labels
+    default = {"history_fields": ["default"]}
+    assert [entry.own for entry in entries][:4] == [{}, default, {"embedding_size": 4, **default}, default]
+    assert entries[4].own["history_fields"] == ["default"] and entries[4].own["train_history"] == "recent"
+    assert entries[5].own == {} and entries[3].model == "history_plugin.OwnFM"
+    found = settings(movies, "FM,FM+history,LightGBM+history,ReLLa", history_buckets=8, **{"FM.epochs": 2})
+    assert "history_fields" not in found["FM"] and "history_buckets" not in found["FM"]
+    assert found["FM+history"]["history_fields"] == ["default"] and found["FM+history"]["history_buckets"] == 8
+    assert found["FM"]["epochs"] == found["FM+history"]["epochs"] == 2  # the model's name stands for both
+    assert "history_fields" not in found["ReLLa"]
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("FM+histori", r"expected \+history behind the name of a model, found \+histori in 'FM\+histori'"),
+        ("DIN+history", r"expected a model that reads columns of rows with \+history, found DIN\+history"),
+        ("Bias+history", r"expected a model that reads columns of rows with \+history, found Bias\+history"),
+        ("Foo+history", "found 'Foo'"),
+    ],
+)
+def test_what_cannot_follow_a_plus_sign(name, message):
+    with pytest.raises(ModelError, match=message):
+        make_entries([name])
+
+
+def test_models_that_are_fitted_at_once_get_what_they_read_and_all_training_rows(movies):
+    given = {"epochs": 0, "train_shots": 30, "tree_rounds": 7, "lora_r": 3, "llm": "mini", "Tree.tree_leaves": 5}
+    found = settings(movies, "Bias,Tree,LightGBM,FM", **given)
+    for label in ("Bias", "Tree", "LightGBM"):
+        assert not {"epochs", "train_shots", "lora_r", "llm"} & set(found[label])
+    assert "epochs" in found["FM"] and "tree_rounds" not in found["Bias"]
+    assert found["Tree"]["tree_rounds"] == 7 and found["Tree"]["tree_leaves"] == 5
+    for label in ("Bias", "Tree"):
+        config = make_config(config_dict={**found[label], "split_file": None})
+        assert config["train_shots"] is None and config["tree_learning_rate"] == 0.05
+
+
+def test_bias_is_added_unless_it_is_named_or_left_out(movies):
+    name, tiny = movies
+    own = {**tiny, "with_bias": True}
+    labels = lambda names, more: [  # noqa: E731
+        entry.label for entry in make_experiment(make_entries(names), name, None, {**own, **more}, bias=True).entries
+    ]
+    assert labels(["FM"], {}) == ["FM", "Bias"] and labels(["FM"], {"with_bias": False}) == ["FM"]
+    assert labels(["Bias", "FM"], {"Bias.seed": 3}) == ["Bias", "FM"]
+    assert [entry.label for entry in make_experiment(make_entries(["FM"]), name, None, own).entries] == ["FM"]

@@ -64,12 +64,13 @@ def test_a_data_set_without_times_and_with_drawn_rows(tmp_path, in_this_process)
         ["ReLLa", "FM", "DIN"], str(tmp_path / "data" / "book-crossing"), None, own, report=lines.append
     )
     assert "40 training, 20 validation and 20 test rows, the same for every model" in lines[0]
-    assert sum(": done, " in line for line in lines) == 3, lines
+    assert sum(": done, " in line for line in lines) == 4, lines  # Bias beside them
     pool = Split.load(folder / "split.npz").train
     own["train_shots_for"] = "all"
     run_side_by_side(["ReLLa", "FM"], "book-crossing", None, own, report=lines.append)
     shots = {json.loads(path.read_text())["row_ids"]["train"] for path in folder.glob("*/metrics.json")}
-    assert len(shots) == 2 and len(pool) == 40  # FM and DIN on the pool; ReLLa, and FM again, on the same 12 of it
+    # FM, DIN and Bias on the pool; ReLLa, and FM and Bias again, on the same 12 of it.
+    assert len(shots) == 2 and len(pool) == 40
 
 
 def test_side_by_side(movies, plugin, in_this_process):
@@ -187,7 +188,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_with_the_same_table(movies):
         (
             "DINN.epochs",
             3,
-            "DINN.epochs: expected the name of a compared model \\(FM, ReLLa, TALLRec\\) before the dot, found DINN",
+            "DINN.epochs: expected the name of a compared model \\(Bias, FM, ReLLa, TALLRec\\) before the dot, found DINN",
         ),
         ("eval_args", {"mode": "uni10"}, "eval_args: expected the mode labeled"),
         ("train_neg_sample_args", {"distribution": "uniform", "sample_num": 1}, "train_neg_sample_args: expected none"),

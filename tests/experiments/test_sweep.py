@@ -14,20 +14,22 @@ from recbole_rella.keys import ConfigError
 def test_sweep_of_the_history_size(movies, in_this_process):
     name, tiny = movies
     lines = []
-    settings = {**tiny, "heterogeneity_field": "class"}
+    settings = {**tiny, "category_field": "class"}
     curves, folder = run_sweep(
         "history_size:1,3", ["ReLLa", "FM"], name, None, settings, seeds=[1], output_folder="out", report=lines.append
     )
-    assert curves["model"].tolist() == ["ReLLa (retrieved)"] * 2 + ["ReLLa (recent)"] * 2 + ["FM"] * 2
-    assert curves["history_size"].tolist() == [1, 3] * 3 and (curves["seeds"] == 1).all()
-    rella = curves.iloc[:4]
-    assert rella["shown behaviours"].tolist() == pytest.approx([1, 3, 1, 3], abs=0.2)
+    # With both, 2 recent behaviours have no room in a history of 1.
+    labels = ["ReLLa (retrieved)"] * 2 + ["ReLLa (recent)"] * 2 + ["ReLLa (both)"] + ["FM"] * 2
+    assert curves["model"].tolist() == labels and sum("ReLLa (both) is left out at history_size 1" in line for line in lines) == 1
+    assert curves["history_size"].tolist() == [1, 3, 1, 3, 3, 1, 3] and (curves["seeds"] == 1).all()
+    rella = curves.iloc[:5]
+    assert rella["shown behaviours"].tolist() == pytest.approx([1, 3, 1, 3, 3], abs=0.2)
     unique = rella["unique class"].to_numpy()
-    assert unique[0] == unique[2] == 1 and unique[1] < unique[3]  # retrieved behaviours are of the target's genre
+    assert unique[0] == unique[2] == 1 and unique[1] < min(unique[3], unique[4])  # retrieved behaviours are of the target's genre
     # FM knows no history size: one run for both values, drawn level.
-    fm = curves.iloc[4:]
+    fm = curves.iloc[5:]
     assert fm["test AUC"].nunique() == 1 and len(list(Path("saved").glob("*/FM-*"))) == 1
-    assert sum("running" in line for line in lines) == 2 * 2 + 1
+    assert sum("running" in line for line in lines) == 2 * 2 + 1 + 1
     assert sorted(p.name for p in folder.iterdir()) == [f"sweep-history_size.{kind}" for kind in ("csv", "md", "png")]
     saved = pd.read_csv(folder / "sweep-history_size.csv")
     np.testing.assert_allclose(saved["test AUC"], curves["test AUC"])

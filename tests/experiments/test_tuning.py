@@ -114,12 +114,15 @@ def test_two_processes_make_a_cached_file_once(tmp_path):
     assert Path("made").read_text() == "x"
 
 
-def test_the_shipped_space_is_read_as_recbole_reads_it():
+def test_the_shipped_spaces_are_read_as_recbole_reads_them():
     from recbole.trainer import HyperTuning
 
-    path = properties_folder() / "hyper" / "rella.hyper"
-    space = read_space(path)
-    assert set(space) == set(HyperTuning(objective_function, params_file=str(path), algo="bayes").space)
+    spaces = {path.stem: read_space(path) for path in (properties_folder() / "hyper").glob("*.hyper")}
+    for name, space in spaces.items():
+        path = properties_folder() / "hyper" / f"{name}.hyper"
+        assert set(space) == set(HyperTuning(objective_function, params_file=str(path), algo="bayes").space)
+    assert spaces["sim"]["embedding_size"] == ("choice", [32, 64, 128])
+    space = spaces["rella"]
     assert space["train_history"] == ("choice", ["mixed", "retrieved", "recent"]) and space["lora_dropout"] == ("uniform", [0, 0.2])
 
 
@@ -217,3 +220,11 @@ def test_a_script_that_imports_recboles_objective_function_runs_unchanged(movies
     assert done.returncode == 0, done.stderr[-3000:]
     assert "best params: {'lora_r': " in done.stdout and "recbole_rella.quick_start" in done.stdout
     assert Path("out.result").read_text().count("Test result:") == 2
+
+
+def test_sim_is_tuned_as_rella_is(movies):
+    name, tiny = movies
+    Path("space.hyper").write_text("embedding_size choice [4,8]\n")
+    best, score, path = tune("space.hyper", "SIM", name, None, tiny, output_file="out/hyper.result")
+    assert set(best) == {"embedding_size"} and 0 < score <= 1
+    assert yaml.safe_load(path.read_text()).items() >= {"model": "SIM", **best}.items()

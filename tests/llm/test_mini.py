@@ -9,7 +9,9 @@ from recbole.data import create_dataset, data_preparation
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from recbole_rella import run_recbole_rella
 from recbole_rella.llm import mini
+from recbole_rella.llm.soft_tokens import SoftTokenError
 from recbole_rella.rows.history import TEST
 
 
@@ -28,23 +30,45 @@ def scores(dataset, split=TEST):
     return rows, np.array([(x[yes] - x[no]).item() for x in logits]), logits
 
 
-@pytest.mark.parametrize("seed", [2020, 1])
-def test_it_answers_the_prompts_question_straight_from_pretraining(seed, tmp_path):
-    """Every second film is liked by nine of ten; the plain checkpoint ranks held-out rows by it, and says nothing else."""
+def films(folder, seed, title="Film {}"):
+    """A data set in which every second film is liked by nine of ten."""
     random = np.random.default_rng(seed)
     rows = []
     for user in range(30):
         for place, item in enumerate(random.permutation(40)[:20]):
             liked = (random.random() < 0.9) == (item % 2 == 0)
             rows.append({"user_id": str(user), "item_id": str(item), "rating": 5 if liked else 1, "timestamp": place * 100 + user})
-    items = [{"item_id": str(i), "movie_title": f"Film {i}", "release_year": "1990", "class": "Drama"} for i in range(40)]
+    items = [{"item_id": str(i), "movie_title": title.format(i), "release_year": "1990", "class": "Drama"} for i in range(40)]
     users = [{"user_id": str(u), "age": str(20 + u)} for u in range(30)]
-    name, tiny = write_atomic_files(tmp_path / "data", "films", rows, users, items)
-    dataset = build(name, tiny, seed=seed, mini_hidden_size=32, mini_epochs=30, mini_learning_rate=0.01, mini_history_size=8)
+    return write_atomic_files(folder / "data", "films", rows, users, items)
+
+
+@pytest.mark.parametrize("seed", [2020, 1])
+def test_it_answers_the_prompts_question_straight_from_pretraining(seed, tmp_path):
+    """The plain checkpoint ranks held-out rows by what films are called, and says nothing but an answer."""
+    name, tiny = films(tmp_path, seed)
+    dataset = build(name, tiny, seed=seed, mini_hidden_size=32, mini_epochs=60, mini_history_size=8)
     held_out, margin, logits = scores(dataset)
     assert len(held_out) > 40 and roc_auc_score(dataset.rows.label[held_out], margin) > 0.8
     yes, no = dataset.assembly.answer_ids
     assert np.mean([torch.softmax(x, -1)[[yes, no]].sum().item() for x in logits]) > 0.9
+
+
+def test_it_learns_from_numbers_what_no_word_says(tmp_path):
+    """All films have one name; the mean of a film's ratings tells them apart. The projector comes with the LLM."""
+    name, tiny = films(tmp_path, 1, title="Film")
+    more = {"mini_hidden_size": 32, "mini_epochs": 20, "mini_learning_rate": 0.01, "mini_history_size": 8, "epochs": 0}
+    blind = run_recbole_rella("ReLLa", name, config_dict={**tiny, **more})["test_result"]
+    soft = {"spa": True, "spa_tokens": ["history"], "history_fields": ["item_mean"]}
+    told = run_recbole_rella("ReLLa", name, config_dict={**tiny, **more, **soft})["test_result"]
+    assert blind["auc"] < 0.65 and told["auc"] > 0.8
+
+
+def test_numbers_of_its_own_item_vectors_are_refused(movies):
+    name, tiny = movies
+    soft = {"spa": True, "spa_tokens": ["history"], "history_fields": ["similar_mean"], "retrieval_encoder": "llm"}
+    with pytest.raises(SoftTokenError, match="retrieval_encoder: expected tfidf, mix or .* found llm"):
+        build(name, {**tiny, **soft})
 
 
 def test_it_is_an_ordinary_checkpoint_folder(movies):

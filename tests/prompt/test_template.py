@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
 from recbole_rella.config import properties_folder, template_file
-from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate, TemplateError
+from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate, TemplateError, as_numbers
 from recbole_rella.rows.numbers import as_in_file
 
 LAYOUT = template_file("default").read_text(encoding="utf-8")
@@ -97,9 +97,10 @@ def test_missing_fields_are_named():
 
 
 def test_documents_mark_answers_and_ratings():
-    text, spans = template().document(1, 1, SHOWN, others(), label=0)
+    text, spans, first = template().document(1, 1, SHOWN, others(), label=0)
     assert text == template().text(1, 1, SHOWN, others()) + " No"
     assert [text[begin:end] for begin, end in spans] == ["Yes", "5 stars", "No", "2.5 stars", "No"]
+    assert first == {1: 0, 2: 2, 0: 4}
 
 
 def test_parts_are_rendered_once():
@@ -121,6 +122,7 @@ def test_ml_100k_to_the_letter(llms):
             "retrieval_encoder": "tfidf",
             "max_prompt_tokens": 512,
             "history_size": 3,
+            "history_recent_size": 1,
             "train_shots": 8,
             "eval_rows": 20,
         },
@@ -289,3 +291,31 @@ def test_a_template_can_be_pickled():
     assert again.text(1, 2, SHOWN, others(12, np.array([3.0, 4.0]))) == expected
     assert again.item.cache_info().currsize == made.item.cache_info().currsize == 2 and again.item is not made.item
     assert len(pickle.dumps(made)) < 2000 + len(LAYOUT)  # what was rendered stays behind
+
+
+def test_numbers_of_the_history():
+    """They are read off the layout before any is worked out, and printed with their digits; counts are integers."""
+    layout = (
+        "{{ history.user_mean_10 }} {{ history['user_count'] + 1 }} {{ '%.1f' % target.mean_rating }} {{ target.count }}"
+        "/{{ target.text }}"
+        "{% if history.same_genre_mean is none %} none{% endif %}"
+    )
+    made = template(layout=layout)
+    assert made.numbers == ("user_mean_10", "user_count", "same_genre_mean", "item_mean", "item_count")
+    numbers = as_numbers(made.numbers, np.array([4.1, 3, np.nan, 3.96, 0], dtype=np.float32))
+    assert made.text(1, 1, SHOWN, others(), numbers) == "4.1 4 4.0 0/Heat none"
+    assert template().numbers == () and template(layout="{% set history = others %}{{ history.count }}").numbers == ()
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("{{ history.user_maen }}", "expected history.<name> with a name among user_mean, .* found 'user_maen'"),
+        ("{{ history }}", "found history used as a whole"),
+        ("{% set name = 'user_mean' %}{{ history[name] }}", "found history used as a whole"),
+        ("{% set h = history %}{{ h.user_mean }}", "found history used as a whole"),
+    ],
+)
+def test_numbers_that_cannot_be_told_before(layout, message):
+    with pytest.raises(TemplateError, match=message):
+        assert template(layout=layout).numbers is None

@@ -4,6 +4,7 @@ import logging
 import pickle
 import re
 from collections import Counter
+from itertools import chain
 
 import pytest
 from helpers import FAMILIES, SHIPPED, TOKENIZERS
@@ -134,9 +135,9 @@ def test_spans_become_positions(kind, told):
     tokenizer = prompt_tokenizer(kind)
     text = "Comedy Story 1 (1990): Yes, 5 stars\nHeat: No"
     spans = [(text.index("Yes"), text.index("Yes") + 3), (text.index("5 stars"), text.index("\n")), (text.index("No"), len(text))]
-    ((ids, positions),) = tokenizer.with_spans([text], [spans])
+    ((ids, tokens, _),) = tokenizer.with_spans([text], [spans])
     assert ids == tokenizer.whole(text)
-    assert tokenizer.tokenizer.decode([ids[p] for p in positions]).replace(" ", "") == told
+    assert tokenizer.tokenizer.decode([ids[p] for p in chain(*tokens)]).replace(" ", "") == told
 
 
 def test_every_family_has_a_tokenizer_kind_of_its_own():
@@ -225,9 +226,9 @@ def test_spans_move_with_text_that_is_broken_up():
     text = "<|end|>: Yes, 5 stars\n<|user|><|end|>: No, </think> stars\n</s>: No"
     told = ["Yes", "5 stars", "No", "</think> stars"]
     spans = [(text.index(word), text.index(word) + len(word)) for word in told]
-    ((ids, positions),) = tokenizer.with_spans([text], [spans])
+    ((ids, tokens, _),) = tokenizer.with_spans([text], [spans])
     assert ids == tokenizer.whole(text)
-    assert tokenizer.tokenizer.decode([ids[p] for p in positions]).replace(" ", "") == "".join(told).replace(" ", "")
+    assert tokenizer.tokenizer.decode([ids[p] for p in chain(*tokens)]).replace(" ", "") == "".join(told).replace(" ", "")
 
 
 @pytest.mark.parametrize("kind", ["byte_level_chat", "sentence_piece_chat", "lines_joined"])

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.retrieval.encoder import HiddenStateEncoder, SentenceTransformersEncoder, TfidfEncoder
-from recbole_rella.retrieval.item_space import item_space
+from recbole_rella.retrieval.item_space import MixedSpace, item_space
+from recbole_rella.retrieval.subr import similarity
 
 SENTENCES = [
     f"{genre} Story {number} is a {genre.lower()} movie." for number in range(6) for genre in ("Comedy", "Drama", "Horror")
@@ -164,3 +165,90 @@ def test_an_item_outside_the_catalogue_is_placed_as_one_inside(metric, encoder, 
     for _ in range(2):  # made now, and read from the cache
         space = item_space(sentences, encoder, dimension, metric, tmp_path)
         np.testing.assert_allclose(space._encode(np.array(sentences[3:9])), space.vectors[3:9], atol=1e-4)
+
+
+# Text and collaborative vectors side by side.
+
+
+def parts_of(dimension, tmp_path, encoder=None):
+    """Texts and collaborative vectors of 20 items, padding first, of quite another scale; of the last nothing is known."""
+    random = np.random.default_rng(2)
+    sentences = ["", *(" ".join(random.choice(list("abcdefgh"), size=9, p=np.arange(1, 9) / 36)) for _ in range(20))]
+    collaborative = 50 * random.normal(size=(21, 5)).astype(np.float32)
+    collaborative[[0, -1]] = 0
+    return item_space(sentences, encoder or Letters(), dimension, "dot", tmp_path), collaborative
+
+
+def ranked(vectors, metric):
+    """For every item all others, closest first."""
+    vectors = normalize(vectors) if metric == "cosine" else vectors
+    return [np.argsort(-similarity(vectors, query, metric)[1:-1], kind="stable").tolist() for query in vectors[1:-1]]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
+@pytest.mark.parametrize("dimension", [None, 3])
+def test_a_mixture_at_its_ends_is_one_of_its_parts(dimension, metric, tmp_path):
+    text, collaborative = parts_of(dimension, tmp_path)
+    assert ranked(MixedSpace(text, collaborative, 1.0, metric).vectors, metric) == ranked(collaborative, metric)
+    # Equal counts of letters are equal texts: similarities instead of an order among ties.
+    mixed, plain = (
+        MixedSpace(text, collaborative, 0.0, metric).vectors,
+        text.vectors / np.linalg.norm(text.vectors[1:], axis=1).max(),
+    )
+    plain = normalize(plain) if metric == "cosine" else plain
+    for query in range(21):
+        expected = similarity(plain, plain[query], metric)
+        np.testing.assert_allclose(similarity(mixed, mixed[query], metric), expected, atol=1e-6)
+    assert ranked(collaborative, metric) != ranked(text.vectors, metric)
+
+
+@pytest.mark.parametrize("weight", [0.2, 0.5])
+@pytest.mark.parametrize("encoder", [Letters(), TfidfEncoder()])
+def test_a_mixture_weighs_similarities_of_parts_of_one_scale(encoder, weight, tmp_path):
+    text, collaborative = parts_of(None, tmp_path, encoder)
+    words, learned = (part.astype(float) / np.linalg.norm(part[1:], axis=1).max() for part in (text.vectors, collaborative))
+    for metric in ("dot", "l2"):
+        vectors = MixedSpace(text, collaborative, weight, metric).vectors
+        assert vectors.dtype == np.float32 and vectors.shape == (21, words.shape[1] + 5)
+        expected = (1 - weight) * similarity(words, words[3], metric) + weight * similarity(learned, learned[3], metric)
+        np.testing.assert_allclose(similarity(vectors, vectors[3], metric), expected, atol=1e-6)
+    # At one half this is RALLRec's: both parts divided by their largest norms, side by side, by cosine.
+    half = MixedSpace(text, collaborative, 0.5, "cosine").vectors
+    np.testing.assert_allclose(half, normalize(np.hstack([words, learned])), atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "dot"])
+def test_an_item_of_which_only_a_text_is_known_is_mixed_with_zeros(metric, tmp_path):
+    text, collaborative = parts_of(3, tmp_path)
+    space = MixedSpace(text, collaborative, 0.4, metric)
+    known = space.encode(space.sentences[-2:])
+    np.testing.assert_allclose(known[1], space.vectors[-1], atol=1e-6)
+    assert not known[:, 3:].any() and space.vectors[-2, 3:].any()
+    new = space.encode(["a b c d e f g h a"])
+    unmixed = text.encode(["a b c d e f g h a"]) / np.linalg.norm(text.vectors[1:], axis=1).max() * np.sqrt(0.6)
+    np.testing.assert_allclose(new[:, :3], normalize(unmixed) if metric == "cosine" else unmixed, atol=1e-6)
+    # An equal one, of what the arrays hold.
+    again = MixedSpace(text, space.arrays["collaborative"], 0.4, metric)
+    np.testing.assert_array_equal(again.vectors, space.vectors)
+
+
+def test_a_mixture_is_named_by_both_parts_and_their_weight(tmp_path):
+    text, collaborative = parts_of(None, tmp_path)
+    other = collaborative.copy()
+    other[3, 3] += 1e-3
+    names = [
+        MixedSpace(text, part, weight, "cosine").identity for part, weight in ((collaborative, 0.4), (other, 0.4), (other, 0.3))
+    ]
+    names.append(MixedSpace(parts_of(None, tmp_path, TfidfEncoder())[0], other, 0.3, "cosine").identity)
+    assert len(set(names)) == 4 and names[0].startswith("mix of letters and vectors ") and names[0].endswith(", 0.4")
+    unknown = Letters()
+    unknown.identity = None
+    assert MixedSpace(parts_of(None, tmp_path, unknown)[0], other, 0.3, "cosine").identity is None
+
+
+def test_parts_that_say_nothing_or_no_number(tmp_path):
+    text, collaborative = parts_of(None, tmp_path)
+    assert np.isfinite(MixedSpace(text, np.zeros_like(collaborative), 0.5, "cosine").vectors).all()
+    collaborative[4, 2] = np.nan
+    with pytest.raises(ValueError, match="expected finite item vectors of crm, found others"):
+        MixedSpace(text, collaborative, 0.5, "cosine")

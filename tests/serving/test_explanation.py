@@ -9,6 +9,7 @@ import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
 from recbole_rella import run_recbole_rella
+from recbole_rella.rows.fields import BOTH
 from recbole_rella.serving.explanation import explain, write_explanation
 from recbole_rella.serving.scorer import RequestError, Scorer
 
@@ -33,6 +34,10 @@ def test_a_row(run):
     assert prompter.text(place, target, shown) == found.prompt
     assert sum(b["retrieved"] for b in found.behaviours) == sum(b["recent"] for b in found.behaviours) == 4
     assert len(found.behaviours) == len(set(shown) | set(recent))
+    both = prompter.shown(*one, np.array([BOTH]))[0]
+    assert [b["both"] for b in found.behaviours] == np.isin(np.unique([*shown, *recent]), both).tolist()
+    with_both = scorer.score_ids([prompter.tokenizer.ids(prompter.text(place, target, both))])[0]
+    assert found.score_with_both == pytest.approx(with_both, abs=1e-5) != found.score
     # Leave one out, by prompts made by hand.
     moved = [b["moved"] for b in found.behaviours if b["moved"] is not None]
     for behaviour, move in zip(np.sort(shown), moved):

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
+from recbole_rella.rows.fields import KINDS
+from recbole_rella.rows.history import TEST
 from recbole_rella.serving.catalogue import Catalogue
 from recbole_rella.serving.requests import _lines
 from recbole_rella.serving.scorer import Parts, Scorer
@@ -24,6 +26,12 @@ TEXT = {
 LAYOUT = (
     "{{ profile }}\n{% for b in behaviours %}{{ b.text }}: {{ b.answer }}, {{ b.rating }}, {{ b.time }}\n{% endfor %}"
     "{{ others.count }} {{ others.mean_rating }}\n{{ question }}\n{{ target.text }}:"
+)
+NUMBERS = (
+    *("history.user_mean", "history.user_mean_10", "history.user_residual", "history.user_residual_30", "history.user_last"),
+    *("history.user_spread", "history.user_count", "history.days_since_last", "history.similar_mean", "history.similar_residual"),
+    *("history.same_class_mean", "history.same_class_residual", "history.same_class_count", "history.same_release_year_mean"),
+    *("target.mean_rating", "target.count"),
 )
 TYPES = {
     "user": {"user_id": "token", "age": "token", "income": "float", "tags": "token_seq", "marks": "float_seq"},
@@ -67,7 +75,7 @@ def scorer_of(dataset):
     parts = Parts(
         settings=config, texts=assembly.texts, catalogue=Catalogue.of(dataset), tokenizer=assembly.prompter.tokenizer,
         max_tokens=assembly.prompter.max_tokens, item_space=assembly.item_space, llm=None, answer_ids=assembly.answer_ids,
-        device=config["device"],
+        device=config["device"], statistics=assembly.prompter.features and assembly.prompter.features.statistics,
     )  # fmt: skip
     return Scorer(parts)
 
@@ -79,6 +87,7 @@ def through_json(request):
 def through_csv(request, tmp):
     """As the file of requests is read."""
     columns = {"history": json.dumps(request["history"]), "candidates": json.dumps(request["candidates"])}
+    columns |= {"time": cell(request["time"])} if "time" in request else {}
     columns |= {field: cell(value) for field, value in request["profile"].items()}
     file = io.StringIO()
     writer = csv.DictWriter(file, list(columns))
@@ -90,13 +99,14 @@ def through_csv(request, tmp):
     return make()
 
 
-@pytest.mark.parametrize("kind", ["recent", "retrieved"])
+@pytest.mark.parametrize("kind", KINDS)
 # Not shrunk: each example builds a data set.
 @settings(
     max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )
 @given(data=st.data())
 def test_law_11_a_request_reads_as_the_row_does(kind, data, tmp_path_factory, llms):
+    """Numbers of the training rows are those of an evaluated row, which comes after all of them, as a request does."""
     root = tmp_path_factory.mktemp("law11")
     users = [{"user_id": str(u), **{f: data.draw(VALUES[k]) for f, k in TYPES["user"].items() if f != "user_id"}} for u in (1, 2)]
     ids = data.draw(st.lists(st.sampled_from(["3", "20", "100", "x9", "007"]), min_size=3, max_size=5, unique=True))
@@ -110,7 +120,7 @@ def test_law_11_a_request_reads_as_the_row_does(kind, data, tmp_path_factory, ll
     rows[0], rows[-1] = (*rows[0][:2], 1, rows[0][3]), (*rows[-1][:2], 5, rows[-1][3])
     name, tiny = write(root, users, items, rows)
     layout = root / "layout.jinja"
-    layout.write_text(LAYOUT)
+    layout.write_text(LAYOUT + " ".join(f"{{{{ {number} }}}}" for number in NUMBERS))
     config = Config(
         model="ReLLa",
         dataset=name,
@@ -118,26 +128,27 @@ def test_law_11_a_request_reads_as_the_row_does(kind, data, tmp_path_factory, ll
             **tiny, "llm": llms("llama"), "min_history": 0, "history_size": 3, "train_history": kind, "eval_history": kind,
             "prompt_template": str(layout), "prompt_profile": TEXT["profile"], "prompt_item": TEXT["item"],
             "prompt_rating": "{{ rating }}", "retrieval_sentence": "{{ item | fields }}", "cache_dir": str(root / "cache"),
-            "eval_args": {"split": {"RS": [1, 0, 0]}, "order": "TO", "group_by": None, "mode": "labeled"},
-            "epochs": 0, "max_prompt_tokens": 512, "history_order": data.draw(st.sampled_from(["time", "similarity"])),
+            "eval_args": {"split": {"RS": [0.5, 0, 0.5]}, "order": "TO", "group_by": None, "mode": "labeled"},
+            "epochs": 0, "max_prompt_tokens": 512,
+            "history_order": data.draw(st.sampled_from(["time", "similarity", "recent_last"])),
         },
     )  # fmt: skip
     dataset = create_dataset(config)
     data_preparation(config, dataset)
     scorer, prompter = scorer_of(dataset), dataset.assembly.prompter
     columns, by_pair = dataset.rows, {row[:2]: row for row in rows}
-    for row_id in range(len(columns)):
+    for row_id in np.flatnonzero(columns.split == TEST):
         user, item = dataset.user_ids[columns.user[row_id]], dataset.item_ids[columns.item[row_id]]
-        shown = prompter.shown(np.array([row_id]), columns.item[[row_id]], np.array([kind == "retrieved"]))[0]
+        shown = prompter.shown(np.array([row_id]), columns.item[[row_id]], np.array([KINDS[kind]]))[0]
         expected = prompter.text(row_id, columns.item[row_id], shown)
         earlier = [by_pair[user, dataset.item_ids[columns.item[past]]] for past in dataset.histories.of(row_id)]
         history = data.draw(st.permutations([(i, rating, time) for _, i, rating, time in earlier]))
         profile = {f: v for f, v in next(u for u in users if u["user_id"] == user).items() if f != "user_id"}
-        request = {"profile": profile, "history": history, "candidates": [item]}
+        request = {"profile": profile, "history": history, "candidates": [item], "time": by_pair[user, item][3]}
         for carried in (through_json(request), through_csv(request, root)):
             asked = scorer.ask([carried])
             place, target = asked.rows, asked.targets
-            again = asked.prompter.shown(place, target, np.array([kind == "retrieved"]))[0]
+            again = asked.prompter.shown(place, target, np.array([KINDS[kind]]))[0]
             assert asked.prompter.text(place[0], target[0], again) == expected
 
 
@@ -166,6 +177,8 @@ def test_users_of_the_data_set_read_as_their_rows_do(movies, llms):
         ({"history": [["101", 5, float("inf")]]}, "expected a finite number as time, found inf"),
         ({"history": [["101", True, 5]]}, "expected a finite number as rating, found True"),
         ({"history": [{"item": "101", "rating": 5, "time": 1, "stars": 2}]}, "expected .item, rating, time. or a dict"),
+        ({"history": [["101", 5, 9]], "time": 8}, "time: expected one that is not before the last behaviour's .9., found 8"),
+        ({"time": "now"}, "time: expected a finite number as time, found 'now'"),
         ({"candidates": [True]}, "item: expected an id of the data set movies, found True"),
     ],
 )

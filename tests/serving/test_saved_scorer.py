@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from recbole_rella import run_recbole_rella
+from recbole_rella.rows.history import TRAIN
 from recbole_rella.serving.catalogue import RequestError
+from recbole_rella.serving.explanation import explain
 from recbole_rella.serving.saved_scorer import ScorerError
 from recbole_rella.serving.scorer import Scorer
 
@@ -30,7 +32,9 @@ def saved(movies, **more):
     return scorer
 
 
-@pytest.mark.parametrize("more", [{}, {"eval_history": "recent", "train_history": "recent"}, {"retrieval_encoder": "llm"}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{"eval_history": "both"}, {"eval_history": "recent", "train_history": "recent"}, {"retrieval_encoder": "llm"}], ids=str
+)
 def test_new_users_are_scored_without_the_data_set(more, movies, monkeypatch, tmp_path):
     expected = saved(movies, **more).score_many(REQUESTS)
     shutil.move("scorer", tmp_path / "moved")
@@ -39,6 +43,32 @@ def test_new_users_are_scored_without_the_data_set(more, movies, monkeypatch, tm
     found = Scorer.from_pretrained(tmp_path / "moved", device="cpu").score_many(REQUESTS)
     assert found.drop(columns="score").equals(expected.drop(columns="score"))
     np.testing.assert_array_equal(found["score"], expected["score"])
+
+
+def test_numbers_of_the_history_go_along(movies, tmp_path):
+    """The answers of the training rows are saved: a request's items have the means that they had in the run, new ones none."""
+    layout = tmp_path / "layout.jinja"
+    layout.write_text(
+        "{{ profile }}\n{{ history.user_residual }} {{ history.similar_mean }} {{ history.same_class_mean }} "
+        "{{ target.mean_rating }} {{ target.count }}\n{% for b in behaviours %}{{ b.text }}: {{ b.answer }}, {{ b.rating }}\n"
+        "{% endfor %}{{ target.text }}:"
+    )
+    scorer = saved(movies, prompt_template=str(layout), eval_history="recent", train_history="recent", epochs=0, mini_epochs=0)
+    dataset = scorer.dataset
+    text = scorer.ask(REQUESTS)
+    text = [text.prompter.text(row, target, text.prompter.recent(row)) for row, target in zip(text.rows, text.targets)]
+    learned = dataset.rows.rating[(dataset.rows.split == TRAIN) & (dataset.rows.item == list(dataset.item_ids).index("102"))]
+    # Rows that min_history drops are learned too.
+    assert int(text[0].splitlines()[1].split()[-1]) >= len(learned) > 0 and text[2].splitlines()[1].split()[-1] == "0"
+    again = Scorer.from_pretrained("scorer", device="cpu")
+    asked = again.ask(REQUESTS)
+    found = [asked.prompter.text(row, target, asked.prompter.recent(row)) for row, target in zip(asked.rows, asked.targets)]
+    assert found == text
+    np.testing.assert_array_equal(again.score_many(REQUESTS)["score"], scorer.score_many(REQUESTS)["score"])
+    page = explain(scorer, int(scorer.dataset.pool[40])).prompt
+    row = int(scorer.dataset.pool[40])
+    prompter = dataset.assembly.prompter
+    assert str(prompter.numbers(row, dataset.rows.item[row])["user_residual"]) in page
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])

@@ -39,7 +39,7 @@ def past_of(scorer, row):
     return [(items[rows.item[b]], float(rows.rating[b]), int(rows.time[b])) for b in past[::-1]]
 
 
-@pytest.mark.parametrize("eval_history", ["retrieved", "recent"])
+@pytest.mark.parametrize("eval_history", ["retrieved", "recent", "both"])
 @pytest.mark.parametrize("encoder", ["tfidf", "llm"])
 def test_a_request_that_repeats_a_row_scores_as_the_row(eval_history, encoder, movies):
     name, tiny = movies

@@ -9,16 +9,20 @@ A large language model as a click-through-rate model: it reads the prompt of a r
 softmax of its logits for the two answers.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import InputType, ModelType
 
-from recbole_rella.data.transform import with_prompts
-from recbole_rella.llm.backbone import add_lora, load_adapter, save_adapter
+from recbole_rella.data.rellax import make_rellax
+from recbole_rella.data.transform import PromptTransform, with_prompts
+from recbole_rella.llm.backbone import add_lora, freeze_adapter, load_adapter, save_adapter
 from recbole_rella.llm.scoring import answer_logits, p_yes
-from recbole_rella.rows.fields import PROMPT_IDS, PROMPT_LENGTH, ROW_ID
+from recbole_rella.rows.fields import PROMPT_IDS, PROMPT_LENGTH, PROMPT_VECTORS, ROW_ID
+from recbole_rella.run_folder import ADAPTER, read_run
 
 
 class ReLLa(AbstractRecommender):
@@ -31,7 +35,8 @@ class ReLLa(AbstractRecommender):
 
     type = ModelType.CONTEXT
     input_type = InputType.POINTWISE
-    properties_file = "ReLLa.yaml"
+    properties_files = ("ReLLa.yaml",)
+    transform = PromptTransform
 
     def __init__(self, config, dataset):
         super().__init__()
@@ -49,10 +54,21 @@ class ReLLa(AbstractRecommender):
             config["lora_target_modules"],
             config["llm_gradient_checkpointing"],
         )
+        if config["adapter_from"]:
+            load_adapter(self.llm, read_run(config["adapter_from"]).folder / ADAPTER)
+            freeze_adapter(self.llm)
+        self.rellax = make_rellax(config, self.llm, assembly, dataset.inter_feat[ROW_ID].numpy())
 
     def prompted(self, interaction):
         """The interaction with the prompts of its rows (PromptedRows), there already unless RecBole sampled other items."""
         return with_prompts(self.prompter, interaction, self.ITEM_ID)
+
+    def _numbered(self, interaction):
+        """Context in which the LLM takes the prompts of an interaction, soft tokens included; yields their token ids."""
+        ids = interaction[PROMPT_IDS]
+        if self.rellax is None:
+            return nullcontext(ids)
+        return self.rellax.numbered(ids, interaction[PROMPT_VECTORS] if PROMPT_VECTORS in interaction else None)
 
     def losses(self, interaction, shared=False):
         """Cross-entropy of the answer, at the answer position alone and over the whole vocabulary (paper, section 3.3).
@@ -70,9 +86,9 @@ class ReLLa(AbstractRecommender):
         interaction = self.prompted(interaction)
         yes, no = self.answer_ids
         answers = torch.where(interaction[self.LABEL].to(self.device) > 0.5, yes, no)
-        ids, lengths = interaction[PROMPT_IDS], interaction[PROMPT_LENGTH]
-        for places, logits in answer_logits(self.llm, ids, lengths, self._train_tokens, shared=shared):
-            yield F.cross_entropy(logits, answers[places], reduction="sum") / len(interaction)
+        with self._numbered(interaction) as ids:
+            for places, logits in answer_logits(self.llm, ids, interaction[PROMPT_LENGTH], self._train_tokens, shared=shared):
+                yield F.cross_entropy(logits, answers[places], reduction="sum") / len(interaction)
 
     def calculate_loss(self, interaction):
         """RecBole's hook: the sum of `losses`, the mean over the rows.
@@ -97,15 +113,20 @@ class ReLLa(AbstractRecommender):
             torch.Tensor: float32 [n], in [0, 1].
         """
         interaction = self.prompted(interaction)
-        return p_yes(self.llm, interaction[PROMPT_IDS], interaction[PROMPT_LENGTH], self.answer_ids, self._eval_tokens, self.device)
+        with self._numbered(interaction) as ids:
+            return p_yes(self.llm, ids, interaction[PROMPT_LENGTH], self.answer_ids, self._eval_tokens, self.device)
 
     def save_adapter(self, folder):
-        """Save what was trained, and only that, in PEFT's format."""
+        """Save what was trained, and only that: adapters in PEFT's format, projectors and gates of ReLLaX beside them."""
         save_adapter(self.llm, folder)
+        if self.rellax is not None:
+            self.rellax.save(folder)
 
     def load_adapter(self, folder):
         """Load what `save_adapter` saved."""
         load_adapter(self.llm, folder)
+        if self.rellax is not None:
+            self.rellax.load(folder)
 
     def parameter_counts(self):
         """Number of parameters.

@@ -1,0 +1,87 @@
+"""Which history features a configuration asks for, and how they are made of a data set. rows/features.py works them out."""
+
+from recbole_rella.errors import RellaError
+from recbole_rella.keys import DEFAULT_HISTORY, HISTORY_NUMBERS, MEAN_EMBEDDING, affecting, same_field, text_encoder
+from recbole_rella.rows.features import HistoryFeatures
+from recbole_rella.rows.item_statistics import ItemStatistics, answers_of
+
+
+class HistoryError(RellaError):
+    """The rows do not have what a history feature is made of."""
+
+
+def history_names(given, category):
+    """The numbers that a setting asks for.
+
+    Args:
+        given (list of str or None): history_fields.
+        category (str or None): the item field of categories.
+
+    Returns:
+        tuple of str: in the order given, each once; `default` stands for all of them.
+    """
+    default = [*HISTORY_NUMBERS]
+    default += [f"same_{category}_{of}" for of in ("mean", "residual", "count")] if category else []
+    names = [name for word in given or () for name in (default if word == DEFAULT_HISTORY else [word])]
+    return tuple(name for name in dict.fromkeys(names) if name != MEAN_EMBEDDING)
+
+
+def history_keys(settings):
+    """The keys of ours by which a model of RecBole gets its history features: others mean nothing to it.
+
+    Args:
+        settings (Mapping): history_fields, retrieval_encoder, retrieval_mix_encoder and llm.
+
+    Returns:
+        tuple of str: none where it gets no features.
+    """
+    given = settings["history_fields"]
+    if not given:
+        return ()
+    keys = ["history_fields", "history_buckets", "category_field", "cache_dir"]
+    if MEAN_EMBEDDING in given:
+        keys += ["history_size"]
+    if any(name.startswith("similar_") for name in history_names(given, None)):
+        # An item of an empty sentence is compared by its name.
+        keys += [*affecting("retrieval"), "prompt_item", "prompt_noun"]
+        if text_encoder(settings) == "llm":
+            keys += [*affecting("llm"), *(affecting("mini") if settings["llm"] == "mini" else ())]
+    return tuple(dict.fromkeys(keys))
+
+
+def history_features(dataset, names, retriever=None, asked_by="history_fields"):
+    """The features of a data set's rows.
+
+    Args:
+        dataset (KeepsWords and KeepsRows): split.
+        names (tuple of str): which ones.
+        retriever (Retriever, optional): for similar_*.
+        asked_by (str): the key that names them, for messages.
+
+    Returns:
+        HistoryFeatures: of all rows.
+
+    Raises:
+        HistoryError: the rows have no answers, or the items not the field of a same_*.
+    """
+    if answers_of(dataset.rows) is None:
+        raise HistoryError(
+            f"{asked_by}: expected rows with a rating or a label, found neither in {dataset.dataset_name}; name the columns in "
+            "RATING_FIELD or LABEL_FIELD and load_col."
+        )
+    fields = [field for field in dict.fromkeys(map(same_field, names)) if field]
+    loaded = dataset.words["item"].table
+    for field in fields:
+        if field not in loaded:
+            raise HistoryError(
+                f"{asked_by}: expected same_<field>_* with a field of the .item file among {sorted(loaded)}, found {field!r}. "
+                "Does load_col name it?"
+            )
+    return HistoryFeatures(
+        rows=dataset.rows,
+        histories=dataset.histories,
+        statistics=ItemStatistics.of(dataset.rows),
+        names=names,
+        values={field: dataset.item_values(field) for field in fields},
+        similar=None if retriever is None else retriever.weighted,
+    )

@@ -1,0 +1,109 @@
+"""Runs that another run stands on: `crm` and `adapter_from` may say what is to be trained first, in the place of a run folder.
+
+`crm: SIM` stands for a run of SIM, `adapter_from: ReLLa` for one of ReLLa without soft tokens and gates: ReLLaX in its authors'
+three stages (arXiv 2501.13344). They are trained on the same rows, the split that side-by-side runs share, and kept: what was run
+before with the same settings is taken as it is.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from recbole_rella import processes
+from recbole_rella.errors import RellaError
+from recbole_rella.experiments.plan import Entry, Run, make_entries, settings_of
+from recbole_rella.experiments.runs import execute
+from recbole_rella.files import read_yaml
+from recbole_rella.keys import is_word, names_a_run
+
+# What the run of ReLLa behind adapter_from does without.
+_THIRD_STAGE = ("crm", "adapter_from", "spa", "spa_tokens", "spa_init", "cflora", "cflora_input", "cflora_init")
+
+
+class StageError(RellaError):
+    """A run that another one stands on has failed, or stages are asked for where they cannot be made."""
+
+
+def wants_stages(settings):
+    """Whether settings name something that is trained first."""
+    crm, adapters = settings.get("crm"), settings.get("adapter_from")
+    return (isinstance(crm, str) and not names_a_run(crm)) or is_word("adapter_from", adapters)
+
+
+def with_stages(experiment, runs, report):
+    """Train what runs stand on, where that is not done yet.
+
+    Args:
+        experiment (Experiment): of all runs.
+        runs (list of Run): some may want stages.
+        report (callable): takes lines for the user.
+
+    Returns:
+        list of Run: the same, with folders of finished runs in their settings.
+
+    Raises:
+        StageError: one of them failed.
+    """
+    first = [_first(experiment, run) if wants_stages(run.settings) else {} for run in runs]
+    outcomes = execute([stage for stages in first for stage in stages.values()], experiment.folder, report)
+    for outcome in outcomes:
+        if outcome.failure:
+            raise StageError(
+                f"{outcome.run.entry.label}, on which another run stands, failed: {outcome.failure} [{outcome.folder}]"
+            )
+    folders = {outcome.run.name: str(Path(outcome.folder).resolve()) for outcome in outcomes}
+    return [
+        replace(run, settings={**run.settings, **{key: folders[stage.name] for key, stage in stages.items()}})
+        for run, stages in zip(runs, first)
+    ]
+
+
+def _first(experiment, run):
+    """Key -> Run, for each key that says what is trained first."""
+    found, settings = {}, run.settings
+    if wants_stages({"crm": settings.get("crm")}):
+        (entry,) = make_entries([settings["crm"]])
+        found["crm"] = _run(experiment, entry, run.seed)
+    if is_word("adapter_from", settings.get("adapter_from")):
+        stage = _run(experiment, Entry("ReLLa", "ReLLa", {}), run.seed)
+        kept = {key: value for key, value in stage.settings.items() if key not in _THIRD_STAGE}
+        # A data set's file may have turned them on.
+        off = {key: False for key in ("spa", "cflora") if experiment.base.rella_defaults.get(key)}
+        found["adapter_from"] = replace(stage, settings={**kept, **off})
+    return found
+
+
+def _run(experiment, entry, seed):
+    return Run(entry, seed, None, settings_of(entry, experiment.base, seed, experiment.split_file.resolve()))
+
+
+def run_stages(model=None, dataset=None, config_file_list=None, config_dict=None, report=print):
+    """One run with what it stands on, each in a process of its own.
+
+    Args:
+        model, dataset, config_file_list, config_dict: as for `run_recbole_rella`. What a file that names stages says holds for the
+            last of them alone; everything else for all.
+        report (callable): takes lines for the user.
+
+    Returns:
+        dict: metrics of the last run (valid, test and others, see run_folder.py).
+
+    Raises:
+        StageError: a run failed, or several processes were started.
+    """
+    from recbole_rella.experiments.side_by_side import make_experiment, run_all  # which asks `with_stages`
+
+    if processes.count() > 1:
+        raise StageError("crm, adapter_from: expected run folders with several processes, found names of what is trained first.")
+    files = list(config_file_list or [])
+    variants = [str(file) for file in files if wants_stages(read_yaml(file))]
+    if len(variants) > 1:
+        raise StageError(f"config_files: expected one file with crm or adapter_from, found {variants}.")
+    entries = make_entries(variants or [model or "ReLLa"])
+    experiment = make_experiment(entries, dataset, [file for file in files if str(file) not in variants], config_dict)
+    (outcome,) = run_all(experiment, [_run(experiment, entries[0], experiment.base["seed"])], report)
+    if outcome.metrics is None:
+        raise StageError(f"{entries[0].label} failed: {outcome.failure} [{outcome.folder}]")
+    for name in ("valid", "test"):
+        report(f"{name}: " + "    ".join(f"{metric} : {value:.4f}" for metric, value in (outcome.metrics[name] or {}).items()))
+    report(f"run folder: {outcome.folder}")
+    return outcome.metrics

@@ -1,0 +1,205 @@
+r"""Soft tokens (SPA of ReLLaX, arXiv 2501.13344; CoLLM, arXiv 2310.19488): vectors in the place of words, made by a projector.
+
+soft(v) = W2 GELU(W1 v + b1) + b2, with W1: D -> H and W2: H -> H, where H is the width of the LLM. v is the vector of an item or a
+user in a conventional model (data/crm.py), or the numbers of a row's history (rows/features.py). Which prompts have which soft
+tokens, and their ids, is prompt/soft_places.py's.
+
+Hooks on the LLM's input embedding give the ids beyond its vocabulary their vectors. Nothing else of the LLM is touched: not its
+head (tied to the embedding or not), not PEFT, not transformers; what it gets are still token ids, so that trees of prompts work.
+"""
+
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from recbole_rella import processes
+from recbole_rella.errors import RellaError
+from recbole_rella.files import replacing
+from recbole_rella.llm.rellax import different_rows
+from recbole_rella.llm.scoring import ONE_AT_A_TIME
+from recbole_rella.prompt.soft_places import OF_ITEMS, OF_ROWS
+
+SOFT_TOKENS = "soft_tokens.safetensors"
+_ITEMS = "item"
+
+
+class SoftTokenError(RellaError):
+    """Soft tokens do not fit the LLM, or a file does not hold them."""
+
+
+class Projector(nn.Sequential):
+    """A vector -> the embedding of a soft token.
+
+    Args:
+        size (int), width (int): D and H.
+        init (str): xavier (weights by Xavier's rule, biases 0: ReLLaX as it was meant) or zero: W2 is 0, so that whatever the
+            vector is, the soft token is b2, at first `neutral`.
+        neutral (torch.Tensor): an embedding of the LLM, float [H].
+    """
+
+    def __init__(self, size, width, init, neutral):
+        super().__init__(nn.Linear(size, width), nn.GELU(), nn.Linear(width, width))
+        for layer in (self[0], self[2]):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        if init == "zero":
+            nn.init.zeros_(self[2].weight)
+            with torch.no_grad():
+                self[2].bias.copy_(neutral)
+
+
+class SoftTokens(nn.Module):
+    """The soft tokens of an LLM: tables of vectors, projectors, and the hooks that put them among its embeddings.
+
+    Args:
+        llm (transformers.PreTrainedModel): a causal LM, with or without PEFT around it.
+        places (SoftPlaces): which soft tokens its prompts have.
+        init (str): as for `Projector`.
+        neutral (Mapping): item, row -> token id, whose embedding is neutral for what stands for an item or belongs to a row.
+        items (numpy.ndarray or None): vectors of items, float32 [items, D].
+        sizes (Mapping): kind of what belongs to a row (user, row) -> size of its vectors, where it has a soft token.
+        history (EncodedNumbers or None): of the numbers of a row, where they have one.
+
+    Raises:
+        SoftTokenError: the LLM's embedding is of another kind, or has more tokens than `places` counts.
+    """
+
+    def __init__(self, llm, places, init, neutral, items=None, sizes=MappingProxyType({}), history=None):
+        super().__init__()
+        embedding = llm.get_input_embeddings()
+        if not isinstance(embedding, nn.Embedding) or embedding.num_embeddings > places.first:
+            raise SoftTokenError(
+                f"spa_tokens: expected an LLM with an embedding of at most {places.first} tokens, found {embedding}."
+            )
+        self._first, kinds = places.first, [name for name in OF_ROWS if name in places.of]
+        width = embedding.embedding_dim
+        with torch.no_grad():
+            ids = torch.tensor([neutral["item"], neutral["row"]], device=embedding.weight.device)
+            of_item, of_row = embedding(ids).float().cpu()
+        self.history = history
+        inputs = {kind: history.size if kind == "history" else sizes[kind] for kind in kinds}
+        self._items = 0
+        if set(OF_ITEMS) & set(places.of):
+            self.register_buffer("table", torch.from_numpy(items), persistent=False)
+            self._items, inputs[_ITEMS] = len(items), items.shape[1]
+        self.projectors = nn.ModuleDict(
+            {kind: Projector(size, width, init, of_item if kind == _ITEMS else of_row) for kind, size in inputs.items()}
+        )
+        self._rows, self._seen = [], None
+        embedding.register_forward_pre_hook(self._before)
+        embedding.register_forward_hook(self._behind)
+
+    @contextmanager
+    def numbered(self, token_ids, vectors=MappingProxyType({})):
+        """Within this context the LLM takes these prompts; other threads wait.
+
+        Args:
+            token_ids (torch.Tensor): as prompts have them, int64 [n, longest].
+            vectors (Mapping): kind of what belongs to their rows -> float32 torch.Tensor [n, D], on the CPU.
+
+        Yields:
+            torch.Tensor: the prompts, in which the soft tokens of rows share an id where they share the vector.
+        """
+        with ONE_AT_A_TIME:
+            before, self._rows = self._rows, []
+            first, free = self._first + self._items, self._first + self._items
+            numbered = token_ids
+            for kind in [kind for kind in vectors if kind in self.projectors]:
+                different, which = different_rows(vectors[kind])
+                here = token_ids == first + OF_ROWS.index(kind)
+                numbered = torch.where(here, free + which[:, None], numbered)
+                self._rows.append((kind, free, different))
+                free += len(different)
+            try:
+                yield numbered
+            finally:
+                self._rows = before
+
+    @contextmanager
+    def one_each(self, kind, vectors):
+        """Within this context the ids from that of the first soft token of a row on stand for these vectors, one after the other.
+
+        Args:
+            kind (str): of OF_ROWS.
+            vectors (torch.Tensor): float32 [m, D].
+        """
+        before, self._rows = self._rows, [(kind, self._first + self._items, vectors)]
+        try:
+            yield
+        finally:
+            self._rows = before
+
+    def _before(self, _, inputs):
+        """Ids that the embedding has, in the place of soft tokens."""
+        ids, *others = inputs
+        soft = ids >= self._first
+        self._seen = (ids, soft) if soft.any() else None
+        return (ids.masked_fill(soft, 0), *others)
+
+    def _behind(self, embedding, _, output):
+        """The embeddings, with those of soft tokens in their places."""
+        if self._seen is None:
+            return output
+        (ids, soft), self._seen = self._seen, None
+        different, which = torch.unique(ids[soft], return_inverse=True)
+        known = 0
+        made = output.new_zeros(len(different), output.shape[-1], dtype=torch.float32)
+        if self._items:
+            of = (different < self._first + self._items).nonzero().squeeze(1)
+            known += len(of)
+            made = made.index_put((of,), self.projectors[_ITEMS](self.table[different[of] - self._first]))
+        for kind, begin, vectors in self._rows:
+            of = ((different >= begin) & (different < begin + len(vectors))).nonzero().squeeze(1)
+            known += len(of)
+            numbers = vectors.to(output.device)[different[of] - begin]
+            made = made.index_put((of,), self.projectors[kind](self.history(numbers) if kind == "history" else numbers))
+        if known < len(different):
+            raise SoftTokenError("Prompts with soft tokens of rows go through an LLM within `SoftTokens.numbered`.")
+        return output.masked_scatter(soft[..., None], made[which].to(output.dtype))
+
+    def of_items(self):
+        """The embeddings of the soft tokens of all items, float32 [items, H]; none where they have none."""
+        with torch.no_grad():
+            return self.projectors[_ITEMS](self.table) if self._items else None
+
+    def save(self, folder):
+        """Save projectors, and the statistics of the training rows, beside the adapters; whole or not at all.
+
+        Args:
+            folder (str or pathlib.Path): of the adapters.
+        """
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        with replacing(Path(folder) / SOFT_TOKENS) as temporary:
+            save_file(tensors, temporary)
+
+    def take(self, folder):
+        """Begin as the soft tokens that an LLM was pretrained with, where its folder has them (llm/mini.py).
+
+        Args:
+            folder (str or pathlib.Path or None): of the LLM.
+        """
+        if folder is None or not (Path(folder) / SOFT_TOKENS).is_file():
+            return
+        known, own = load_file(Path(folder) / SOFT_TOKENS), self.state_dict()
+        fits = {name: tensor for name, tensor in known.items() if name in own and own[name].shape == tensor.shape}
+        if set(fits) == set(known):
+            self.load_state_dict(fits, strict=False)
+
+    def load(self, folder):
+        """Load what `save` saved.
+
+        Raises:
+            SoftTokenError: the file is not there, or holds soft tokens of another kind.
+        """
+        path = Path(folder) / SOFT_TOKENS
+        try:
+            self.load_state_dict(processes.from_first(lambda: load_file(path)))
+        except (OSError, RuntimeError) as error:
+            raise SoftTokenError(
+                f"{path}: expected the soft tokens of this LLM and of these spa_* and history_fields settings, found none that fit "
+                f"({' '.join(str(error).split())})."
+            ) from error

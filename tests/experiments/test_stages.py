@@ -1,0 +1,61 @@
+"""ReLLaX in one command: a conventional model, ReLLa, and ReLLaX over both; what is done is kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from recbole_rella import command_line, run_recbole_rella
+from recbole_rella.data.crm import CrmError
+from recbole_rella.experiments.side_by_side import run_side_by_side
+from recbole_rella.experiments.stages import StageError, run_stages
+from recbole_rella.files import write_yaml
+from recbole_rella.run_folder import RunError, read_run
+
+
+def settings(tiny, llm):
+    return {**tiny, "llm": llm, "checkpoint_dir": "runs", "train_shots": 40, "learning_rate": 0.02, "embedding_size": 6}
+
+
+def test_three_stages_in_one_command(movies, llms, in_this_process, monkeypatch):
+    name, tiny = movies
+    write_yaml("own.yaml", {**settings(tiny, llms("qwen2")), "SIM.epochs": 1, "SIM.embedding_size": 4})
+    command = ["--config_files=own.yaml properties/variant/ReLLaX.yaml", f"--dataset={name}"]
+    Path("properties").symlink_to(Path(__file__).parents[2] / "properties")
+    monkeypatch.setattr("sys.argv", ["run_recbole_rella.py", *command])
+    metrics = command_line.main(command)
+    folders = {path.parent.name.split("-")[0]: path.parent for path in Path("runs").glob("*/*/metrics.json")}
+    assert sorted(folders) == ["ReLLa", "ReLLaX", "SIM"] and 0 <= metrics["test"]["auc"] <= 1
+    second, third = read_run(folders["ReLLa"]), read_run(folders["ReLLaX"])
+    assert Path(third.given["crm"]) == folders["SIM"].resolve() and Path(third.given["adapter_from"]) == folders["ReLLa"].resolve()
+    # What the file of the variant says holds for the last stage alone.
+    assert (second.given["learning_rate"], third.given["learning_rate"]) == (0.02, 0.0003)
+    assert not second.given["spa"] and third.given["spa"]
+    ours, theirs = (load_file(run.folder / "adapter/adapter_model.safetensors") for run in (third, second))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    # Again, and side by side: what was done is kept.
+    lines = []
+    again = run_stages(None, name, ["own.yaml", "properties/variant/ReLLaX.yaml"], report=lines.append)
+    assert again == metrics and sum("done before" in line for line in lines) == 3
+    table, *_ = run_side_by_side(["SIM", "ReLLa", "ReLLaX"], name, ["own.yaml"], report=lines.append)
+    assert table["test AUC"].notna().all() and sum(": running" in line for line in lines) == 0
+
+
+def test_a_stage_that_fails_is_told(movies, llms, in_this_process):
+    name, tiny = movies
+    own = {**settings(tiny, llms("qwen2")), "spa": True, "crm": "LR"}
+    with pytest.raises(StageError, match=r"ReLLa failed: CrmError: crm: expected .* found one of LR"):
+        run_stages("ReLLa", name, None, own)
+    metrics = json.loads(next(Path("runs").glob("*/LR-*/metrics.json")).read_text())
+    assert metrics["rows"]["train"] == 270  # the whole training split, whatever train_shots says
+
+
+def test_names_are_refused_where_nothing_is_trained_first(movies, llms):
+    name, tiny = movies
+    with pytest.raises(CrmError, match="found 'FM'. A model of that name is trained first"):
+        run_recbole_rella("ReLLa", name, config_dict={**tiny, "llm": llms("qwen2"), "spa": True, "crm": "FM"})
+    given = {**tiny, "llm": llms("qwen2"), "spa": True, "spa_tokens": ["history"], "history_fields": ["default"]}
+    with pytest.raises(RunError, match="adapter_from: expected the folder of a finished run, found ReLLa"):
+        run_recbole_rella("ReLLa", name, config_dict={**given, "adapter_from": "ReLLa"})
