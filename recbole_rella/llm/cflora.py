@@ -10,17 +10,13 @@ multiple off.
 """
 
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from recbole_rella import processes
 from recbole_rella.errors import RellaError
-from recbole_rella.files import replacing
-from recbole_rella.llm.rellax import different_rows
+from recbole_rella.llm.rellax import BesideAdapters, different_rows
 from recbole_rella.llm.scoring import ONE_AT_A_TIME
 
 GATES = "gates.safetensors"
@@ -53,7 +49,7 @@ class Gate(nn.Sequential):
         return super().forward(vectors).view(-1, self._r, self._r)
 
 
-class Gates(nn.Module):
+class Gates(BesideAdapters):
     """The gates of an LLM's adapters, and the hooks that apply them.
 
     Args:
@@ -65,6 +61,8 @@ class Gates(nn.Module):
     Raises:
         GateError: there are no adapters of linear layers, or gradients are checkpointed.
     """
+
+    file, error, what = GATES, GateError, "the gates of these adapters (cflora_*, lora_*)"
 
     def __init__(self, llm, size, init, made_of):
         super().__init__()
@@ -124,28 +122,3 @@ class Gates(nn.Module):
             return (output[..., None, :] @ matrices[which]).squeeze(-2)
 
         return apply
-
-    def save(self, folder):
-        """Save the gates beside the adapters, whole or not at all.
-
-        Args:
-            folder (str or pathlib.Path): of the adapters.
-        """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with replacing(Path(folder) / GATES) as temporary:
-            save_file(tensors, temporary)
-
-    def load(self, folder):
-        """Load what `save` saved.
-
-        Raises:
-            GateError: the file is not there, or holds gates of other adapters.
-        """
-        path = Path(folder) / GATES
-        try:
-            self.load_state_dict(processes.from_first(lambda: load_file(path)))
-        except (OSError, RuntimeError) as error:
-            raise GateError(
-                f"{path}: expected the gates of these adapters (cflora_*, lora_*), found none that fit "
-                f"({' '.join(str(error).split())})."
-            ) from error

@@ -1,10 +1,15 @@
 """What ReLLaX adds to an LLM with LoRA adapters: soft tokens (SPA) and gates (CFLoRA), either or both."""
 
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+
+from recbole_rella import processes
+from recbole_rella.files import replacing
 
 
 class EncodedNumbers(nn.Module):
@@ -65,6 +70,38 @@ def different_rows(vectors):
     rows = np.ascontiguousarray(vectors.numpy())
     _, one, which = np.unique(rows.view(f"V{rows.itemsize * rows.shape[1]}"), return_index=True, return_inverse=True)
     return torch.from_numpy(rows[one]), torch.from_numpy(which.reshape(-1))
+
+
+class BesideAdapters(nn.Module):
+    """A module whose weights lie in a file of their own beside the adapters; a subclass says which, and what it holds.
+
+    Attributes:
+        file (str): its name.
+        error (type): of errors, a RellaError.
+        what (str): what is in the file, and by which keys, for messages.
+    """
+
+    def save(self, folder):
+        """Save all weights and buffers that are not made again; whole or not at all.
+
+        Args:
+            folder (str or pathlib.Path): of the adapters.
+        """
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        with replacing(Path(folder) / self.file) as temporary:
+            save_file(tensors, temporary)
+
+    def load(self, folder):
+        """Load what `save` saved.
+
+        Raises:
+            RellaError: of the class `error`: the file is not there, or holds something else.
+        """
+        path = Path(folder) / self.file
+        try:
+            self.load_state_dict(processes.from_first(lambda: load_file(path)))
+        except (OSError, RuntimeError) as error:
+            raise self.error(f"{path}: expected {self.what}, found none that fit ({' '.join(str(error).split())}).") from error
 
 
 class Rellax(nn.Module):

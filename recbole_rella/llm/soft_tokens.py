@@ -13,13 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from recbole_rella import processes
 from recbole_rella.errors import RellaError
-from recbole_rella.files import replacing
-from recbole_rella.llm.rellax import different_rows
+from recbole_rella.llm.rellax import BesideAdapters, different_rows
 from recbole_rella.llm.scoring import ONE_AT_A_TIME
 from recbole_rella.prompt.soft_places import OF_ITEMS, OF_ROWS
 
@@ -52,7 +50,7 @@ class Projector(nn.Sequential):
                 self[2].bias.copy_(neutral)
 
 
-class SoftTokens(nn.Module):
+class SoftTokens(BesideAdapters):
     """The soft tokens of an LLM: tables of vectors, projectors, and the hooks that put them among its embeddings.
 
     Args:
@@ -67,6 +65,9 @@ class SoftTokens(nn.Module):
     Raises:
         SoftTokenError: the LLM's embedding is of another kind, or has more tokens than `places` counts.
     """
+
+    file, error = SOFT_TOKENS, SoftTokenError
+    what = "the soft tokens of this LLM and of these spa_* and history_fields settings"
 
     def __init__(self, llm, places, init, neutral, items=None, sizes=MappingProxyType({}), history=None):
         super().__init__()
@@ -166,16 +167,6 @@ class SoftTokens(nn.Module):
         with torch.no_grad():
             return self.projectors[_ITEMS](self.table) if self._items else None
 
-    def save(self, folder):
-        """Save projectors, and the statistics of the training rows, beside the adapters; whole or not at all.
-
-        Args:
-            folder (str or pathlib.Path): of the adapters.
-        """
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with replacing(Path(folder) / SOFT_TOKENS) as temporary:
-            save_file(tensors, temporary)
-
     def take(self, folder):
         """Begin as the soft tokens that an LLM was pretrained with, where its folder has them (llm/mini.py).
 
@@ -188,18 +179,3 @@ class SoftTokens(nn.Module):
         fits = {name: tensor for name, tensor in known.items() if name in own and own[name].shape == tensor.shape}
         if set(fits) == set(known):
             self.load_state_dict(fits, strict=False)
-
-    def load(self, folder):
-        """Load what `save` saved.
-
-        Raises:
-            SoftTokenError: the file is not there, or holds soft tokens of another kind.
-        """
-        path = Path(folder) / SOFT_TOKENS
-        try:
-            self.load_state_dict(processes.from_first(lambda: load_file(path)))
-        except (OSError, RuntimeError) as error:
-            raise SoftTokenError(
-                f"{path}: expected the soft tokens of this LLM and of these spa_* and history_fields settings, found none that fit "
-                f"({' '.join(str(error).split())})."
-            ) from error
