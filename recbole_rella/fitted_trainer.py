@@ -13,12 +13,8 @@ from recbole.trainer import LightGBMTrainer, Trainer, XGBoostTrainer
 
 from recbole_rella.metrics import USERS
 from recbole_rella.model.boosted_columns import BoostedColumns
-from recbole_rella.predictions import KeepsPredictions
+from recbole_rella.predictions import KeepsPredictions, row_ids_of
 from recbole_rella.rows.fields import ROW_ID
-
-
-def _row_ids(loader):
-    return loader._dataset.inter_feat[ROW_ID].numpy()
 
 
 class FittedAtOnceTrainer(KeepsPredictions, Trainer):
@@ -38,13 +34,13 @@ class FittedAtOnceTrainer(KeepsPredictions, Trainer):
 
     def fit(self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False, callback_fn=None):
         """RecBole's fit; a validation score (float) and result (dict), as RecBole's."""
-        self._valid = _row_ids(valid_data) if valid_data else np.empty(0, dtype=np.int64)
+        self._valid = row_ids_of(valid_data) if valid_data else np.empty(0, dtype=np.int64)
         return super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         """Fits the model; there is no loss to tell of, which RecBole shows as nan."""
         began = time.monotonic()
-        self.model.fit_rows(_row_ids(train_data), self._valid)
+        self.model.fit_rows(row_ids_of(train_data), self._valid)
         self.train_seconds += time.monotonic() - began
         self.chosen, self.fitted_values = self.model.chosen, self.model.fitted_values()
         self.logger.info(f"{type(self.model).__name__}: {self.chosen}")

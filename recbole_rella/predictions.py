@@ -16,6 +16,11 @@ from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.run_folder import CHECKPOINT, begin_run
 
 
+def row_ids_of(loader):
+    """The row_ids of a data loader of our rows, int64 [n], in its data set's order."""
+    return loader._dataset.inter_feat[ROW_ID].numpy()
+
+
 class KeepsPredictions:
     """Mixed into a trainer of RecBole.
 

@@ -35,9 +35,8 @@ from recbole_rella.errors import RellaError
 from recbole_rella.files import fingerprint, read_yaml
 from recbole_rella.fitted_trainer import keeping_predictions
 from recbole_rella.metrics import row_metrics
-from recbole_rella.predictions import KeepsPredictions
+from recbole_rella.predictions import KeepsPredictions, row_ids_of
 from recbole_rella.reads import words_read
-from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.run_folder import ADAPTER, RunError, floats, identities_of, read_run, write_metrics, write_predictions
 from recbole_rella.shipped import variant_files
 
@@ -188,20 +187,16 @@ def _run(config, saved, verbose, callback=None, rivals=False):
             write_vectors(trainer.run_folder, model, dataset, learned, [loader._dataset for loader in loaders])
         write_metrics(trainer.run_folder, config, trainer, measured)
         if rivals and isinstance(dataset, ReLLaDataset) and config["beside"] and "test_exact" in measured:
-            valid, test = (np.unique(_row_ids(loader)) for loader in (valid_data, test_data))
+            valid, test = (np.unique(row_ids_of(loader)) for loader in (valid_data, test_data))
             found = beside.rivals_beside(config, dataset, valid, test)
             write_metrics(trainer.run_folder, config, trainer, {**measured, "beside": found})
         logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
     return result, found
 
 
-def _row_ids(loader):
-    return loader._dataset.inter_feat[ROW_ID].numpy()
-
-
 def _measured(dataset, loaders, trainer, result, seconds):
     """The figures of a run; its predictions are written."""
-    row_ids = {name: _row_ids(loader) for name, loader in zip(("train", "valid", "test"), loaders)}
+    row_ids = {name: row_ids_of(loader) for name, loader in zip(("train", "valid", "test"), loaders)}
     found = {name: fingerprint(np.unique(row_id)) for name, row_id in row_ids.items()}
     measured = {
         "valid": floats(result["best_valid_result"]),

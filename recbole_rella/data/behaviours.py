@@ -13,6 +13,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_rella.rows.fields import BEHAVIOUR_COLUMNS, BEHAVIOURS_FOR, ROW_ID
 from recbole_rella.rows.history import Rows
+from recbole_rella.rows.item_statistics import answers_of
 from recbole_rella.rows.past import scale_of, without_gaps
 
 # Time gaps of 2^k - 1 to 2^(k+1) - 2 seconds share an embedding, k below 64.
@@ -34,10 +35,10 @@ class Scale:
     @classmethod
     def of(cls, rows):
         """Those of all rows, with their split: values that only held-out rows have are not known."""
-        if rows.rating is None and rows.label is None:
+        answers = answers_of(rows)
+        if answers is None:
             return cls(np.empty(0), np.zeros(len(rows), dtype=np.int16))
         values = np.array([0.0, 1.0]) if rows.rating is None else scale_of(rows)
-        answers = rows.label if rows.rating is None else rows.rating
         return cls(values, (np.searchsorted((values[1:] + values[:-1]) / 2, answers) + 1).astype(np.int16))
 
 

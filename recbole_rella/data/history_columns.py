@@ -19,6 +19,7 @@ from recbole_rella.keys import MEAN_EMBEDDING
 from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.rows.fields import HISTORY_ANSWERS, HISTORY_ITEMS, ROW_ID, history_column
 from recbole_rella.rows.item_statistics import answers_of
+from recbole_rella.rows.past import UserPast
 
 # Buckets of the answers in HISTORY_ANSWERS, where history_buckets makes none of the numbers.
 _BUCKETS = 32
@@ -142,19 +143,21 @@ def _embedded(values):
 
 
 def _add_sequences(dataset, parts, row_ids):
-    answers, histories, size = answers_of(dataset.rows), dataset.histories, dataset.config["history_size"]
+    answers, size = answers_of(dataset.rows), dataset.config["history_size"]
     train = np.unique(row_ids[0])
     fitted = Buckets.fitted(answers[train].astype(np.float64), dataset.config["history_buckets"] or _BUCKETS)
     for column, tokens in ((HISTORY_ITEMS, dataset.item_num), (HISTORY_ANSWERS, fitted.count)):
         _set_tokens(dataset, column, FeatureType.TOKEN_SEQ, tokens, size)
+    past, of_rows = (
+        UserPast(dataset.rows),
+        {HISTORY_ITEMS: dataset.rows.item, HISTORY_ANSWERS: fitted.tokens(answers.astype(np.float64))},
+    )
     for part, rows in zip(parts, row_ids):
-        items, tokens = (np.zeros((len(rows), size), dtype=np.int64) for _ in range(2))
-        for place, row in enumerate(rows):
-            recent = histories.of(row)[-size:]
-            items[place, : len(recent)] = dataset.rows.item[recent]
-            tokens[place, : len(recent)] = fitted.tokens(answers[recent].astype(np.float64))
-        part.inter_feat.interaction[HISTORY_ITEMS] = torch.from_numpy(items)
-        part.inter_feat.interaction[HISTORY_ANSWERS] = torch.from_numpy(tokens)
+        recent = past.latest(rows, None, size)
+        for column, values in of_rows.items():
+            found = np.zeros((len(rows), size), dtype=np.int64)
+            found[:, : recent.shape[1]] = np.where(recent >= 0, values[recent], 0)
+            part.inter_feat.interaction[column] = torch.from_numpy(found)
 
 
 def _set_tokens(dataset, column, kind, count, length=1):

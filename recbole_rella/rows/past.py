@@ -7,7 +7,7 @@ slice that ends before it.
 
 import numpy as np
 
-from recbole_rella.rows.history import TRAIN
+from recbole_rella.rows.item_statistics import training_rows
 
 # Of a scale of ratings; one with more is cut into quantiles.
 MOST_VALUES = 32
@@ -134,8 +134,7 @@ def scale_of(rows):
     Returns:
         numpy.ndarray: float64 [at most MOST_VALUES], ascending; of ratings with more values, their quantiles.
     """
-    last = np.flatnonzero(rows.split == TRAIN).max(initial=-1)
-    values, counts = np.unique(rows.rating[: last + 1][rows.split[: last + 1] <= TRAIN].astype(np.float64), return_counts=True)
+    values, counts = np.unique(rows.rating[training_rows(rows)].astype(np.float64), return_counts=True)
     if len(values) > MOST_VALUES:
         shares = np.linspace(0, 1, MOST_VALUES)
         values = np.unique(values[np.searchsorted(np.cumsum(counts) / counts.sum(), shares - 1e-9)])
