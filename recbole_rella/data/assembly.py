@@ -24,15 +24,7 @@ from recbole_rella.data.materials import (
     space_identity,
     template_texts,
 )
-from recbole_rella.data.rellax import (
-    check_numbers,
-    conventional_model,
-    history_numbers,
-    reads_similar,
-    soft_places,
-    tells_numbers,
-    with_numbers,
-)
+from recbole_rella.data.rellax import check_numbers, conventional_model, history_numbers, soft_places
 from recbole_rella.files import fingerprint
 from recbole_rella.keys import reads_both, text_encoder
 from recbole_rella.llm.backbone import Backbone
@@ -145,8 +137,6 @@ def assemble(dataset, parts):
     config, rows, folder = dataset.config, dataset.rows, cache_folder(dataset.config)
     texts = template_texts(config)
     template = make_template(dataset, texts)
-    # Behaviours that are close to the target count in these numbers, whatever the prompts show.
-    by_closeness = any(name.startswith("similar_") for name in template.numbers)
     row_texts = RowTexts(
         rows=rows,
         histories=dataset.histories,
@@ -159,7 +149,9 @@ def assemble(dataset, parts):
         features=history_features(dataset, template.numbers, asked_by="prompt_template") if template.numbers else None,
     )
     _warn_of_nameless(template, dataset.item_num)
-    crm = conventional_model(config, dataset)
+    crm, numbers = conventional_model(config, dataset), history_numbers(config, dataset)
+    # Behaviours that are close to the target count in numbers, whatever the prompts show.
+    by_closeness = row_texts.features is not None and row_texts.features.searches
     used = [(part.inter_feat[ROW_ID].numpy(), part.inter_feat[KIND].numpy()) for part in parts]
     used_rows = np.unique(np.concatenate([row_ids for row_ids, _ in used]))
     retrieved_rows = np.unique(np.concatenate([row_ids[kinds != RECENT] for row_ids, kinds in used]))
@@ -170,7 +162,7 @@ def assemble(dataset, parts):
 
     sentences = item_sentences(dataset, template)
     ranks_candidates = config["eval_args"]["mode"] != {"valid": "labeled", "test": "labeled"}
-    searches_all = by_closeness or reads_similar(config, dataset)
+    searches_all = by_closeness or (numbers is not None and numbers.searches)
     retrieves = len(retrieved_rows) > 0 or ranks_candidates or searches_all
     encodes_itself = text_encoder(config) == "llm"
     # An encoder that does not exist fails here, before any pretraining; the LLM's own waits for the LLM.
@@ -182,13 +174,13 @@ def assemble(dataset, parts):
         retriever = Retriever(rows, dataset.histories, space.vectors, config["history_size"], config["retrieval_metric"])
         return space, retriever.searched_ahead(used_rows if searches_all else retrieved_rows, folder)
 
-    space = retriever = numbers = None
-    if tells_numbers(config, dataset):  # the embedded LLM learns from them
-        check_numbers(config, dataset)
-        if reads_similar(config, dataset) and not encodes_itself:
+    space = retriever = told = None
+    if config["spa"] and "history" in config["spa_tokens"]:  # the embedded LLM learns from them
+        check_numbers(config, numbers)
+        if numbers.searches and not encodes_itself:
             space, retriever = retrieval(encoder)
-        numbers = history_numbers(config, dataset, retriever)
-    backbone = make_backbone(config, llm_path(dataset, texts, template, numbers))
+        told = numbers.searching(retriever)
+    backbone = make_backbone(config, llm_path(dataset, texts, template, told, retriever))
     if config["llm"] == "mini":
         logger.warning(
             "llm: mini has read the ratings of the training split while it was pretrained: train_shots says how many rows tune it, "
@@ -200,13 +192,14 @@ def assemble(dataset, parts):
     encoder = make_encoder("llm", backbone, config) if retrieves and encodes_itself else encoder
     if by_closeness:
         space, retriever = retrieval(encoder) if space is None else (space, retriever)
-        features = replace(row_texts.features, similar=retriever.weighted)
-        row_texts = replace(row_texts, features=features)
+        row_texts = replace(row_texts, features=row_texts.features.searching(retriever))
     prompter, answer_ids = _with_tokens(replace(row_texts, retriever=retriever), tokenizer, max_tokens, soft, used_rows, samples)
     if retrieves and space is None:  # after the last check that needs no vectors
         space, retriever = retrieval(encoder)
         prompter = replace(prompter, retriever=retriever)
-    prompter = replace(prompter, soft=with_numbers(config, dataset, prompter.soft, retriever))
+    if numbers is not None:
+        sources = {**soft.sources, "history": numbers.searching(retriever)}
+        prompter = replace(prompter, soft=replace(soft, sources=sources))
 
     prompts = _prompts_identity(config, texts, dataset, sentences, tokenizer, max_tokens, prompter.soft, answer_ids)
     identities = {

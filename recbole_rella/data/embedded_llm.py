@@ -7,7 +7,7 @@ import jinja2
 import numpy as np
 from jinja2 import meta
 
-from recbole_rella.data.history import history_features
+from recbole_rella.data.history import cached_numbers, history_features
 from recbole_rella.files import cache_key
 from recbole_rella.llm.mini import Document, MiniSettings, Numbers, mini_llm
 from recbole_rella.prompt.prompter import RowTexts
@@ -26,7 +26,7 @@ def _texts_shown(texts):
     return {name: text for name, text in texts.items() if name != "system" or name in named}
 
 
-def embedded_llm(dataset, texts, template, folder, features=None):
+def embedded_llm(dataset, texts, template, folder, features=None, found_by=None):
     """Pretrain the embedded LLM on the training split, or take it from the cache.
 
     A document is the prompt of a training row (of train_pool, where it is set) with its answer. Its history holds earlier rows of
@@ -38,6 +38,7 @@ def embedded_llm(dataset, texts, template, folder, features=None):
         template (PromptTemplate): renders them.
         folder (pathlib.Path): the cache.
         features (HistoryFeatures, optional): of which soft tokens of prompts are made; its documents have such tokens too then.
+        found_by (Retriever, optional): by which these features search.
 
     Returns:
         pathlib.Path: a Hugging Face checkpoint folder.
@@ -87,7 +88,7 @@ def embedded_llm(dataset, texts, template, folder, features=None):
     numbers, answers = None, tuple(f" {answer}" for answer in reversed(texts["answers"]))
     if features is not None:
         pool = np.searchsorted(read, train_rows)
-        numbers = Numbers(features.names, read, features.of_rows(read), rows.label[read], pool, answers)
+        numbers = Numbers(features.names, read, cached_numbers(features, read, folder, found_by), rows.label[read], pool, answers)
     told = () if numbers is None else (numbers.names, numbers.table)
     key = cache_key(_texts_shown(texts), vocabulary, words, vectors, train_rows, read, *columns, history_size, *told)
     return mini_llm(vocabulary, documents, count, key, settings, folder, config["device"], config["show_progress"], numbers)

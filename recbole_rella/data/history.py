@@ -1,6 +1,7 @@
 """Which history features a configuration asks for, and how they are made of a data set. rows/features.py works them out."""
 
 from recbole_rella.errors import RellaError
+from recbole_rella.files import cached_arrays
 from recbole_rella.keys import DEFAULT_HISTORY, HISTORY_NUMBERS, MEAN_EMBEDDING, affecting, same_field, text_encoder
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.item_statistics import ItemStatistics, answers_of
@@ -85,3 +86,23 @@ def history_features(dataset, names, retriever=None, asked_by="history_fields"):
         values={field: dataset.item_values(field) for field in fields},
         similar=None if retriever is None else retriever.weighted,
     )
+
+
+def cached_numbers(features, row_ids, folder, retriever=None):
+    """Numbers of rows about their own items, computed once for all runs that ask for them.
+
+    Args:
+        features (HistoryFeatures): of the rows.
+        row_ids (numpy.ndarray): int [n], ascending.
+        folder (pathlib.Path): the cache.
+        retriever (Retriever, optional): by which the features search.
+
+    Returns:
+        numpy.ndarray: float32 [n, names]; nan where there is no value.
+    """
+    rows = features.rows
+    columns = [column for column in (rows.user, rows.item, rows.time, answers_of(rows), rows.split) if column is not None]
+    values = [array for field in features.values.values() for array in (field.start, field.values)]
+    vectors = (retriever.vectors, retriever.k, retriever.metric) if features.searches else ()
+    parts = (features.names, row_ids, *columns, *values, *vectors)
+    return cached_arrays(folder, "history-features", parts, lambda: {"table": features.of_rows(row_ids)})["table"]

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
-from recbole_rella.data.history import history_features, history_names
+from recbole_rella.data.history import cached_numbers, history_features, history_names
 from recbole_rella.data.materials import cache_folder, item_space_without_prompts
-from recbole_rella.files import cached_arrays
 from recbole_rella.keys import MEAN_EMBEDDING
 from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.rows.fields import HISTORY_ANSWERS, HISTORY_ITEMS, ROW_ID, history_column
@@ -94,17 +93,11 @@ def history_table(dataset, names, row_ids):
     Raises:
         RellaError: as `add_history_columns`.
     """
-    config, rows = dataset.config, dataset.rows
-    folder, retriever, vectors = cache_folder(config), None, ()
-    if any(name.startswith("similar_") for name in names):
-        space, metric = item_space_without_prompts(dataset), config["retrieval_metric"]
-        retriever = Retriever(rows, dataset.histories, space.vectors, config["history_size"], metric)
-        vectors = (space.vectors, retriever.k, metric)
-    features = history_features(dataset, names, retriever)
-    columns = [column for column in (rows.user, rows.item, rows.time, answers_of(rows), rows.split) if column is not None]
-    values = [array for field in features.values.values() for array in (field.start, field.values)]
-    parts = (names, row_ids, *columns, *values, *vectors)
-    return cached_arrays(folder, "history-features", parts, lambda: {"table": features.of_rows(row_ids)})["table"]
+    config, features, retriever = dataset.config, history_features(dataset, names), None
+    if features.searches:
+        vectors, metric = item_space_without_prompts(dataset).vectors, config["retrieval_metric"]
+        retriever = Retriever(dataset.rows, dataset.histories, vectors, config["history_size"], metric)
+    return cached_numbers(features.searching(retriever), row_ids, cache_folder(config), retriever)
 
 
 def _add_numbers(dataset, parts, names, tables):

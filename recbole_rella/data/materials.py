@@ -13,6 +13,7 @@ from recbole_rella.config import template_file
 from recbole_rella.data.crm import item_vectors
 from recbole_rella.data.embedded_llm import embedded_llm
 from recbole_rella.errors import RellaError
+from recbole_rella.files import cached_arrays
 from recbole_rella.keys import text_encoder
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.prompt.template import PromptTemplate
@@ -57,13 +58,13 @@ def item_sentences(dataset, template):
     return ["", *(template.sentence(item, text) for item in range(1, dataset.item_num))]
 
 
-def llm_path(dataset, texts, template, features=None):
+def llm_path(dataset, texts, template, features=None, found_by=None):
     """Where the LLM is, or its name on the hub; the embedded one is pretrained, where the cache does not have it.
 
     Args:
         dataset (KeepsWords and KeepsRows): split.
         texts (dict), template (PromptTemplate): of it.
-        features (HistoryFeatures, optional): of which soft tokens are made, see `embedded_llm`.
+        features (HistoryFeatures, optional), found_by (Retriever, optional): of which soft tokens are made, see `embedded_llm`.
 
     Raises:
         LabelsError: the embedded LLM has no labels to learn from.
@@ -76,7 +77,7 @@ def llm_path(dataset, texts, template, features=None):
             "llm: expected a Hugging Face LLM for a data set without labels, found mini, which learns from labels; set threshold, "
             "or another llm."
         )
-    return embedded_llm(dataset, texts, template, cache_folder(dataset.config), features)
+    return embedded_llm(dataset, texts, template, cache_folder(dataset.config), features, found_by)
 
 
 def make_backbone(config, llm):
@@ -111,7 +112,9 @@ def collaborative_vectors(dataset):
         return None
     rows, pool = dataset.rows, dataset.pool
     if config["crm"] is None:
-        return cooccurrence_vectors(rows.user[pool], rows.item[pool], (dataset.user_num, dataset.item_num))
+        parts = rows.user[pool], rows.item[pool], (dataset.user_num, dataset.item_num)
+        made = cached_arrays(cache_folder(config), "cooccurrence", parts, lambda: {"vectors": cooccurrence_vectors(*parts)})
+        return made["vectors"]
     vectors, trained = item_vectors(config["crm"], dataset), np.unique(rows.item[pool])
     found = np.zeros_like(vectors)
     found[trained] = vectors[trained]

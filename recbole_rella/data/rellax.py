@@ -4,8 +4,6 @@ Vectors of items and users are those of a conventional model (`crm`, see crm.py)
 that have training rows. What has none, and an item that the data set does not have, is the average one: zeros.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -76,7 +74,7 @@ def soft_places(config, dataset, crm, vocabulary):
         vocabulary (int): tokens of the LLM.
 
     Returns:
-        SoftPlaces or None: None where there are neither; the source of numbers of histories is `with_numbers`'s.
+        SoftPlaces or None: None where there are neither; numbers of histories are a source that comes later (`history_numbers`).
     """
     wanted, sources = _wanted(config), {}
     if not wanted:
@@ -97,55 +95,31 @@ def _names(config, dataset):
     return history_names(config["history_fields"], dataset.category_field()) if "history" in _wanted(config) else ()
 
 
-def reads_similar(config, dataset):
-    """Whether soft tokens or gates are made of what is retrieved, whatever the prompts show."""
-    return any(name.startswith("similar_") for name in _names(config, dataset))
-
-
-def tells_numbers(config, dataset):
-    """Whether prompts have a soft token of the numbers of their row's history."""
-    return config["spa"] and "history" in config["spa_tokens"] and bool(_names(config, dataset))
-
-
-def check_numbers(config, dataset):
+def check_numbers(config, numbers):
     """The embedded LLM can learn from the numbers of histories.
 
     Raises:
         SoftTokenError: they are made of item vectors that it would have to make first.
     """
-    if config["llm"] == "mini" and config["retrieval_encoder"] == "llm" and reads_similar(config, dataset):
+    if config["llm"] == "mini" and config["retrieval_encoder"] == "llm" and numbers.searches:
         raise SoftTokenError(
             "retrieval_encoder: expected tfidf, mix or a sentence-transformers model where the embedded LLM (mini) learns from "
             "similar_* of history_fields, which are made of item vectors, found llm. Choose another, or leave similar_* out."
         )
 
 
-def history_numbers(config, dataset, retriever):
-    """The numbers of histories that soft tokens or gates are made of.
+def history_numbers(config, dataset):
+    """The numbers of histories that soft tokens or gates are made of; what they search by is not known yet.
 
     Args:
         config (recbole.config.Config), dataset (ReLLaDataset): with history_fields; split.
-        retriever (Retriever or None): where something is retrieved.
 
     Returns:
         HistoryFeatures or None: None where there are none.
     """
-    names = _names(config, dataset)
-    return history_features(dataset, names, retriever) if names else None
-
-
-def with_numbers(config, dataset, places, retriever):
-    """The soft tokens of a data set with the numbers of histories that they are made of.
-
-    Args:
-        config (recbole.config.Config), dataset (ReLLaDataset), places (SoftPlaces or None): as for and from `soft_places`.
-        retriever (Retriever or None): where something is retrieved.
-
-    Returns:
-        SoftPlaces or None: with the source of the numbers, where there are any.
-    """
-    numbers = history_numbers(config, dataset, retriever)
-    return places if numbers is None else replace(places, sources={**places.sources, "history": numbers})
+    if "history" not in _wanted(config):
+        return None
+    return history_features(dataset, history_names(config["history_fields"], dataset.category_field()))
 
 
 def make_rellax(config, llm, assembly, train_rows):

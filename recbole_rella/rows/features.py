@@ -16,7 +16,7 @@ row that is evaluated takes all of them. Answers are ratings, or labels where th
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -52,6 +52,22 @@ class HistoryFeatures:
     values: Mapping[str, ItemValues] = field(default_factory=dict)
     similar: Callable | None = None
     now: np.ndarray | None = None
+
+    @property
+    def searches(self):
+        """Whether a number is made of what is retrieved."""
+        return self._wants("similar_")
+
+    def searching(self, retriever):
+        """The same features, of what a retriever finds.
+
+        Args:
+            retriever (Retriever or None): of the rows; None where nothing is retrieved.
+
+        Returns:
+            HistoryFeatures: of the same rows and statistics.
+        """
+        return self if retriever is None else replace(self, similar=retriever.weighted)
 
     def _reads_all(self, split):
         """Whether rows of a split take the item statistics of all training rows."""
@@ -94,7 +110,7 @@ class HistoryFeatures:
                 places = np.searchsorted(row_ids, past.row_ids)
                 for name, column in self._columns(past):
                     table[places, self.names.index(name)] = column
-        for begin in range(0, len(row_ids) if self._wants("similar_") else 0, _SEARCHED):
+        for begin in range(0, len(row_ids) if self.searches else 0, _SEARCHED):
             part = slice(begin, begin + _SEARCHED)
             for name, column in self._similar(row_ids[part], self.rows.item[row_ids[part]]).items():
                 table[part, self.names.index(name)] = column
@@ -157,7 +173,7 @@ class HistoryFeatures:
             known[f"user_mean{suffix}"], known[f"user_residual{suffix}"] = _mean(answers[window]), _mean(residuals[window])
         if self._wants("item_"):
             known |= {"item_mean": self.statistics.mean(targets, until), "item_count": self.statistics.count(targets, until)}
-        if self._wants("similar_"):
+        if self.searches:
             known |= self._similar(np.full(len(targets), row), targets)
         for item_field in self._fields():
             values = self.values[item_field]
