@@ -138,7 +138,7 @@ def _counts(value):
 
 
 # Numbers that a row's history is told in (rows/features.py), beside same_<item field>_mean, _residual and _count; `default` stands
-# for those that need no item vectors, and mean_embedding for two sequences, which RecBole's models pool by their mean.
+# for all of them, and mean_embedding for two sequences, which RecBole's models pool by their mean.
 HISTORY_NUMBERS = (
     *(f"user_{of}{last}" for of in ("mean", "residual") for last in ("", "_10", "_30")),
     *("user_last", "user_spread", "user_count", "days_since_last", "item_mean", "item_count"),

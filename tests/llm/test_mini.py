@@ -64,11 +64,12 @@ def test_it_learns_from_numbers_what_no_word_says(tmp_path):
     assert blind["auc"] < 0.65 and told["auc"] > 0.8
 
 
-def test_numbers_of_its_own_item_vectors_are_refused(movies):
+@pytest.mark.parametrize("encoder", [{"retrieval_encoder": "llm"}, {"retrieval_encoder": "mix", "retrieval_mix_encoder": "llm"}])
+def test_numbers_of_its_own_item_vectors_are_refused(encoder, movies):
     name, tiny = movies
-    soft = {"spa": True, "spa_tokens": ["history"], "history_fields": ["similar_mean"], "retrieval_encoder": "llm"}
+    soft = {"spa": True, "spa_tokens": ["history"], "history_fields": ["similar_mean"]}
     with pytest.raises(SoftTokenError, match="retrieval_encoder: expected tfidf, mix or .* found llm"):
-        build(name, {**tiny, **soft})
+        build(name, {**tiny, **soft, **encoder})
 
 
 def test_it_is_an_ordinary_checkpoint_folder(movies):
