@@ -30,6 +30,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from recbole_rella.prompt.template import PromptTemplate
+
 TEXTS = [
     "This person is 23 years old, a woman, a doctor.\n"
     "Does this person like the last movie of the list? Yes means 4 or 5 stars, No means fewer.",
@@ -347,3 +349,19 @@ def written_predictions(result, folder="saved", decimals=4):
     expected = {name: METRICS[name](table["label"], table["score"]) for name in found}
     assert found and found == pytest.approx(expected, abs=10**-decimals)
     return table
+
+
+def bare_template(layout, title, rating="{{ rating }}", question="", noun="film"):
+    """A template of a layout in which items have a title alone (callable: item id -> str), and users have no fields."""
+    return PromptTemplate(
+        layout=layout,
+        profile="",
+        item="{{ item.title }}",
+        rating=rating,
+        question=question,
+        system="",
+        noun=noun,
+        answers=("Yes", "No"),
+        user_fields=lambda user: {},
+        item_fields=lambda item: {"title": title(item)},
+    )

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import bare_template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_rella import keys
 from recbole_rella.prompt.prompter import _ORDERS, RowTexts
-from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.retrieval.subr import similarity
 from recbole_rella.rows.fields import BOTH, KINDS, RECENT, RETRIEVED
@@ -96,18 +96,8 @@ def test_kinds_may_stand_in_one_batch(case, data):
 
 
 def test_others_are_what_both_leave_out():
-    template = PromptTemplate(
-        layout="{{ others.count }}, {{ others.mean_rating }}, {{ behaviours | length }}",
-        profile="",
-        item="{{ item.name }}",
-        rating="{{ rating }}",
-        question="",
-        system="",
-        noun="film",
-        answers=("Yes", "No"),
-        user_fields=lambda user: {},
-        item_fields=lambda item: {"name": f"Film {item}"},
-    )
+    layout = "{{ others.count }}, {{ others.mean_rating }}, {{ behaviours | length }}"
+    template = bare_template(layout, "Film {}".format)
     items = [0, 1, 0, 2, 2, 2, 2, 0]
     texts = texts_of([0] * 8, items, [0] * 8, [[1, 0], [0, 1], [-1, 0]], k=3, recent_size=1, order="time", template=template)
     (found,) = texts.shown(np.array([7]), np.array([0]), np.array([BOTH]))

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from helpers import TOKENIZERS
+from helpers import TOKENIZERS, bare_template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_rella.prompt.soft_places import SoftPlaces
-from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate, TemplateError, places_of_marks
+from recbole_rella.prompt.template import Behaviour, Others, TemplateError, places_of_marks
 from recbole_rella.prompt.tokenization import PromptTokenizer, TokenPlacesError
 
 LINES = "{{ question }}\n{% for b in behaviours %}{{ b.text }}: {{ b.answer }}, {{ b.rating }}\n{% endfor %}{{ target.text }}:"
@@ -16,18 +16,7 @@ NAMES = ["", "Toy Story (1995)", 'The "Net" (3 stars)', "Ärger", "\ue003odd\ue0
 
 
 def make_template(layout):
-    return PromptTemplate(
-        layout=layout,
-        profile="",
-        item="{{ item.title }}",
-        rating="{{ rating }} stars",
-        question="Will they like it?",
-        system="",
-        noun="movie",
-        answers=("Yes", "No"),
-        user_fields=lambda user: {},
-        item_fields=lambda item: {"title": NAMES[item]},
-    )
+    return bare_template(layout, NAMES.__getitem__, "{{ rating }} stars", "Will they like it?", "movie")
 
 
 def marked(layout, target, items):
