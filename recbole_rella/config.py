@@ -195,7 +195,7 @@ def allowed_changes(text):
     """The words of allow_changed as it was given on a command line.
 
     Returns:
-        list of str: words of `keys.IDENTITIES`.
+        list of str: words of `key_rules.IDENTITIES`.
 
     Raises:
         ConfigError: others.

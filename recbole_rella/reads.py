@@ -7,7 +7,7 @@ from recbole.data.dataset import Dataset
 from recbole.utils import FeatureType, ModelType
 
 from recbole_rella.config import is_ours, is_rella
-from recbole_rella.keys import MEAN_EMBEDDING
+from recbole_rella.key_rules import MEAN_EMBEDDING
 from recbole_rella.rows.fields import ROW_ID, history_column
 
 # In the order in which a table has them. Past ratings are past labels where the data has no ratings; history features are numbers

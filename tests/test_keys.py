@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recbole.config import Config
 
 import recbole_rella
-from recbole_rella import arguments, config, keys
+from recbole_rella import arguments, config, key_rules, keys
 from recbole_rella.config import absolute, chat_template, compared, no_command_line, plain, template_file
 from recbole_rella.key_docs import MODELS, help_text, key_texts, markdown, recbole_defaults
 from recbole_rella.keys import AFFECTS, KEYS, ConfigError, affecting
@@ -326,9 +326,9 @@ def test_paths_become_absolute_and_hub_names_stay(tmp_path, llms):
 def test_paths_are_seen_by_the_separators_of_every_system(separator, monkeypatch):
     monkeypatch.setattr(os, "sep", separator)
     for text in ("/no/such", "./llm", "~/llm", "a/b/c", *([".\\llm", "C:\\a\\llm"] if separator == "\\" else ())):
-        assert keys.names_a_path(text), text
+        assert key_rules.names_a_path(text), text
     for text in ("gpt2", "org/name", "org.x/name-1.5"):
-        assert not keys.names_a_path(text), text
+        assert not key_rules.names_a_path(text), text
 
 
 # Names before a dot, files, and RecBole's own errors.

@@ -26,7 +26,7 @@ from recbole_rella.data.materials import (
 )
 from recbole_rella.data.rellax import check_numbers, conventional_model, history_numbers, soft_places
 from recbole_rella.files import fingerprint
-from recbole_rella.keys import reads_both, text_encoder
+from recbole_rella.key_rules import reads_both, text_encoder
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.prompt.prompter import Prompter, RowTexts
 from recbole_rella.prompt.stored_prompts import stored_prompts

@@ -7,7 +7,8 @@ from recbole.data.interaction import Interaction, cat_interactions
 from recbole_rella.data.assembly import assemble
 from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.data.worded import KeepsWords
-from recbole_rella.keys import is_word, trained_kinds
+from recbole_rella.key_rules import trained_kinds
+from recbole_rella.keys import is_word
 from recbole_rella.rows.fields import KIND, KINDS
 from recbole_rella.run_folder import IDENTITIES, RunError, identities_of, read_run
 

@@ -2,7 +2,8 @@
 
 from recbole_rella.errors import RellaError
 from recbole_rella.files import cached_arrays
-from recbole_rella.keys import DEFAULT_HISTORY, HISTORY_NUMBERS, MEAN_EMBEDDING, affecting, same_field, text_encoder
+from recbole_rella.key_rules import DEFAULT_HISTORY, HISTORY_NUMBERS, MEAN_EMBEDDING, same_field, text_encoder
+from recbole_rella.keys import affecting
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.item_statistics import ItemStatistics, answers_of
 

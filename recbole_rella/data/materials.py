@@ -14,7 +14,7 @@ from recbole_rella.data.crm import item_vectors
 from recbole_rella.data.embedded_llm import embedded_llm
 from recbole_rella.errors import RellaError
 from recbole_rella.files import cached_arrays
-from recbole_rella.keys import text_encoder
+from recbole_rella.key_rules import text_encoder
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.retrieval.cooccurrence import cooccurrence_vectors

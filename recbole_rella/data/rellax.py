@@ -9,7 +9,7 @@ import torch
 
 from recbole_rella.data.crm import CrmError, RowVectors, read_crm, standardized
 from recbole_rella.data.history import history_features, history_names
-from recbole_rella.keys import names_a_run, text_encoder
+from recbole_rella.key_rules import names_a_run, text_encoder
 from recbole_rella.llm.cflora import Gates
 from recbole_rella.llm.rellax import EncodedNumbers, Rellax
 from recbole_rella.llm.soft_tokens import SoftTokenError, SoftTokens
@@ -104,8 +104,8 @@ def check_numbers(config, numbers):
     if config["llm"] == "mini" and text_encoder(config) == "llm" and numbers.searches:
         raise SoftTokenError(
             "retrieval_encoder: expected tfidf, mix or a sentence-transformers model where the embedded LLM (mini) learns from "
-            "similar_* of history_fields, which are made of item vectors, found llm (or mix with retrieval_mix_encoder llm). Choose "
-            "another, or leave similar_* out."
+            "similar_* of history_fields, which are made of item vectors, found llm (or mix with retrieval_mix_encoder llm). "
+            "Choose another, or leave similar_* out."
         )
 
 

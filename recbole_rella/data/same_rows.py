@@ -11,7 +11,7 @@ from recbole_rella.data.history import HistoryError
 from recbole_rella.data.history_columns import add_history_columns
 from recbole_rella.data.row_dataset import KeepsRows, RowDataset, hide_answers
 from recbole_rella.data.worded import KeepsWords
-from recbole_rella.keys import MEAN_EMBEDDING
+from recbole_rella.key_rules import MEAN_EMBEDDING
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.rows.split import SplitError
 

@@ -13,7 +13,8 @@ from recbole_rella.errors import RellaError
 from recbole_rella.experiments.plan import Entry, Run, make_entries, settings_of
 from recbole_rella.experiments.runs import execute
 from recbole_rella.files import read_yaml
-from recbole_rella.keys import is_word, names_a_run
+from recbole_rella.key_rules import names_a_run
+from recbole_rella.keys import is_word
 
 # What the run of ReLLa behind adapter_from does without.
 _THIRD_STAGE = ("crm", "adapter_from", "spa", "spa_tokens", "spa_init", "cflora", "cflora_input", "cflora_init")

@@ -15,7 +15,7 @@ from jinja2 import meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from recbole_rella.errors import RellaError
-from recbole_rella.keys import HISTORY_NUMBERS, same_field
+from recbole_rella.key_rules import HISTORY_NUMBERS, same_field
 
 # Mark what a language model learns to say within a document (see `PromptTemplate.document`), and the places of soft tokens, by
 # number (see `places_of_marks`). Private-use characters, removed from every field.

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from recbole_rella.keys import same_field
+from recbole_rella.key_rules import same_field
 from recbole_rella.rows.history import NO_SPLIT, TRAIN, Histories, Rows
 from recbole_rella.rows.item_statistics import ItemStatistics, answers_of
 from recbole_rella.rows.item_values import ItemValues

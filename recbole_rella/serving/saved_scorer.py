@@ -17,7 +17,8 @@ from peft import PeftModel
 from recbole_rella.config import chat_template
 from recbole_rella.errors import RellaError
 from recbole_rella.files import is_new, replacing, write_json
-from recbole_rella.keys import affecting, text_encoder
+from recbole_rella.key_rules import text_encoder
+from recbole_rella.keys import affecting
 from recbole_rella.llm.backbone import Backbone, save_adapter
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_rella.keys import same_field
+from recbole_rella.key_rules import same_field
 from recbole_rella.llm.scoring import p_yes, pad
 from recbole_rella.prompt.prompter import Prompter
 from recbole_rella.prompt.template import PromptTemplate

@@ -8,7 +8,7 @@ from helpers import bare_template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_rella import keys
+from recbole_rella import key_rules, keys
 from recbole_rella.prompt.prompter import _ORDERS, RowTexts
 from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.retrieval.subr import similarity
@@ -107,10 +107,10 @@ def test_others_are_what_both_leave_out():
 
 
 def test_kinds_go_by_the_names_of_the_configuration():
-    assert tuple(KINDS) == keys.HISTORIES and list(KINDS.values()) == [0, 1, 2]
+    assert tuple(KINDS) == key_rules.HISTORIES and list(KINDS.values()) == [0, 1, 2]
     assert all(keys.KEYS["history_order"].rule(order) is None for order in ORDERS)
-    assert keys.trained_kinds("mixed") == ("recent", "retrieved") and keys.trained_kinds("both") == ("both",)
-    assert keys.trained_kinds(["both", "recent"]) == ("both", "recent")
+    assert key_rules.trained_kinds("mixed") == ("recent", "retrieved") and key_rules.trained_kinds("both") == ("both",)
+    assert key_rules.trained_kinds(["both", "recent"]) == ("both", "recent")
 
 
 @pytest.mark.parametrize("value", ["nearest", [], ["mixed"], ["recent", "recent"], [["recent"]], None, True, {"recent": 1}])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_rella.keys import HISTORY_NUMBERS
+from recbole_rella.key_rules import HISTORY_NUMBERS
 from recbole_rella.rows import features
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows

@@ -1,0 +1,261 @@
+"""What the values of our keys may be, and what those that are words mean. Plain Python.
+
+A rule takes a value and returns None where it is allowed, else what was expected. keys.py has the table of keys, a rule for each.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+import jinja2
+
+
+def one_of(*allowed):
+    names = ", ".join("none" if a is None else str(a) for a in allowed)
+    return lambda value: None if any(value is a or (type(value) is type(a) and value == a) for a in allowed) else f"one of {names}"
+
+
+def integer(low, optional=False):
+    def rule(value):
+        if (optional and value is None) or (type(value) is int and value >= low):
+            return None
+        return f"an integer of at least {low}" + (", or none" if optional else "")
+
+    return rule
+
+
+def number(low, high=float("inf"), above=False):
+    def rule(value):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and (low < value if above else low <= value) and value <= high:
+            return None
+        return f"a number {'above' if above else 'of at least'} {low}" + (f" and at most {high}" if high < float("inf") else "")
+
+    return rule
+
+
+def boolean(value):
+    return None if isinstance(value, bool) else "True or False"
+
+
+def text(value):
+    return None if isinstance(value, str) and value.strip() else "text"
+
+
+def optional_text(value):
+    return None if value is None or text(value) is None else "text, or none"
+
+
+def jinja(value):
+    if not isinstance(value, str):
+        return "Jinja2 text"
+    try:
+        jinja2.Environment().parse(value)
+    except jinja2.TemplateSyntaxError as error:
+        return f"Jinja2 text ({error.message}, line {error.lineno})"
+    return None
+
+
+def texts(value):
+    fits = isinstance(value, list) and value and all(isinstance(v, str) and v for v in value)
+    return None if fits else "a list of texts that is not empty"
+
+
+def two_answers(value):
+    if isinstance(value, list) and any(isinstance(v, bool) for v in value):
+        return "two texts (quote them: a bare Yes or No is a boolean in YAML)"
+    fits = isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) and v.strip() == v != "" for v in value)
+    return None if fits and value[0] != value[1] else "two different texts, the positive answer first"
+
+
+def words_of_codes(value):
+    fits = isinstance(value, dict) and all(isinstance(codes, dict) for codes in value.values())
+    return None if fits else "a dictionary {field: {code: words}}"
+
+
+# What expected_counts may name: different users and items in the rows; rows after RecBole's filters; the rows of the splits
+# (min_history, targets_per_user), before any are drawn; the parts as they are used (train before train_shots); rows of the
+# .user and .item files.
+COUNTS = ("users", "items", "rows", "split_rows", "train", "valid", "test", "listed_users", "listed_items")
+
+
+def counts(value):
+    fits = isinstance(value, dict) and set(value) <= set(COUNTS) and all(type(count) is int for count in value.values())
+    return None if fits else f"a dictionary {{name: integer}} with names among {', '.join(COUNTS)}"
+
+
+# Numbers that a row's history is told in (rows/features.py), beside same_<item field>_mean, _residual and _count; `default` stands
+# for all of them, and mean_embedding for two sequences, which RecBole's models pool by their mean.
+HISTORY_NUMBERS = (
+    *(f"user_{of}{last}" for of in ("mean", "residual") for last in ("", "_10", "_30")),
+    *("user_last", "user_spread", "user_count", "days_since_last", "item_mean", "item_count"),
+    *("similar_mean", "similar_residual"),
+)
+DEFAULT_HISTORY, MEAN_EMBEDDING = "default", "mean_embedding"
+
+
+def same_field(name):
+    """The item field of same_<field>_mean, same_<field>_residual or same_<field>_count; None for other names."""
+    found = re.fullmatch(r"same_(.+)_(?:mean|residual|count)", name)
+    return found and found[1]
+
+
+def history_fields(value):
+    if value is None:
+        return None
+    words = (DEFAULT_HISTORY, MEAN_EMBEDDING, *HISTORY_NUMBERS)
+    expected = f"none, or a list of names among {', '.join(words)}, same_<item field>_mean, _residual and _count"
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        return expected
+    wrong = [name for name in value if name not in words and not same_field(name)]
+    if wrong:
+        nearest = difflib.get_close_matches(wrong[0], words, n=1)
+        return expected + (f"; did you mean {nearest[0]}?" if nearest else "")
+    return None if len(set(value)) == len(value) else f"{expected}, each once"
+
+
+def buckets(value):
+    return None if type(value) is int and (value == 0 or value > 1) else "an integer of at least 2, or 0"
+
+
+# What a soft token can stand for, in the order of prompt/soft_places.py.
+SOFT_TOKENS = ("behaviours", "target", "user", "history", "row")
+
+
+def soft_tokens(value):
+    fits = isinstance(value, list) and value and set(map(str, value)) <= set(SOFT_TOKENS) and len(set(value)) == len(value)
+    return None if fits else f"a list of words among {', '.join(SOFT_TOKENS)}, each once"
+
+
+# What identifies a finished run, by which a loaded run is compared with the one that was trained.
+IDENTITIES = ("rows", "llm", "encoder", "prompts", "crm", "version")
+
+
+def changes(value):
+    fits = isinstance(value, list) and all(isinstance(v, str) and v in IDENTITIES for v in value)
+    return None if fits else f"a list of words among {', '.join(IDENTITIES)}"
+
+
+# Models that are fitted in seconds, and can be told of beside a run of ReLLa.
+RIVALS = ("Bias", "Tree")
+
+
+def rivals(value):
+    fits = isinstance(value, list) and all(isinstance(v, str) and v in RIVALS for v in value) and len(set(value)) == len(value)
+    return None if fits else f"a list of different names among {', '.join(RIVALS)}"
+
+
+# An encoder that mixes has its texts encoded by one of the others.
+LLM, ENCODER, MIX = ("mini",), ("llm", "tfidf"), "mix"
+ENCODER_OR_MIX = (*ENCODER, MIX)
+TEMPLATES, CHATS = ("default",), ("auto", "always", "never", "vicuna")
+
+
+def names_a_path(value):
+    """Whether a text can only be a path: ``/x``, ``./x``, ``~/x``, ``a/b/c``; names on the hub have one slash at most."""
+    text = value.replace(os.sep, "/")
+    return "/" in text and (text.startswith(("/", ".", "~")) or text.count("/") > 1)
+
+
+def llm(value):
+    if not isinstance(value, str) or not value.strip():
+        return "mini, a Hugging Face hub name or a folder"
+    folder = Path(value).expanduser()
+    if value not in LLM and folder.is_dir() and not (folder / "config.json").is_file():
+        return "a folder that holds a Hugging Face LLM (there is no config.json in it)"
+    if names_a_path(value) and not folder.is_dir():
+        return "mini, a Hugging Face hub name or a folder (this folder does not exist)"
+    return None
+
+
+def encoder(words):
+    expected = f"{', '.join(words)}, or the name or folder of a sentence-transformers model"
+
+    def rule(value):
+        if not isinstance(value, str) or not value.strip():
+            return expected
+        if value in words:
+            return None
+        folder = Path(value).expanduser()
+        if folder.is_dir():
+            if (folder / "config.json").is_file() or (folder / "modules.json").is_file():
+                return None
+            return "a folder that holds a sentence-transformers model (there is no modules.json or config.json in it)"
+        if names_a_path(value):
+            return expected + " (this folder does not exist)"
+        nearest = difflib.get_close_matches(value, words, n=1)
+        return f"{expected}; did you mean {nearest[0]}?" if nearest else None
+
+    return rule
+
+
+def text_encoder(settings):
+    """The encoder of item sentences in a configuration: retrieval_encoder, or that of a mixture's texts."""
+    return settings["retrieval_mix_encoder" if settings["retrieval_encoder"] == MIX else "retrieval_encoder"]
+
+
+def word_or_jinja_file(words):
+    expected = f"{', '.join(words)}, or the path of a Jinja2 file"
+
+    def rule(value):
+        if not isinstance(value, str) or value in words:
+            return None if value in words else expected
+        path = Path(value).expanduser()
+        if not path.is_file():
+            return f"{expected} (no such file)"
+        try:
+            problem = jinja(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            problem = "text in UTF-8"
+        return problem and f"{expected} that parses: {problem}"
+
+    return rule
+
+
+def run_folder(value):
+    expected = "the folder of an earlier run, or none"
+    if value is None or (isinstance(value, str) and (Path(value).expanduser() / "config.yaml").is_file()):
+        return None
+    return f"{expected} (there is no config.yaml in it)" if isinstance(value, str) else expected
+
+
+# Which behaviours a prompt can show (rows/fields.py has their codes), and the word for ReiT's mixture.
+HISTORIES, MIXED = ("recent", "retrieved", "both"), "mixed"
+
+
+def trained_kinds(value):
+    """The kinds of behaviours of which train_history gives every shot a sample, tuple of str."""
+    return ("recent", "retrieved") if value == MIXED else (value,) if isinstance(value, str) else tuple(value)
+
+
+def reads_both(settings):
+    """Whether train_history or eval_history of a configuration show `both`."""
+    return "both" in (*trained_kinds(settings["train_history"]), settings["eval_history"])
+
+
+def train_history(value):
+    if isinstance(value, str):
+        fits = value in (MIXED, *HISTORIES)
+    else:
+        fits = isinstance(value, list) and bool(value) and all(isinstance(v, str) and v in HISTORIES for v in value)
+        fits = fits and len(set(value)) == len(value)
+    return None if fits else f"{MIXED}, one of {', '.join(HISTORIES)}, or a list of different ones of these"
+
+
+def names_a_run(value):
+    """Whether a text is the folder of a run, or can only be a path."""
+    return names_a_path(value) or (Path(value).expanduser() / "config.yaml").is_file()
+
+
+def crm(value):
+    if value is None or (isinstance(value, str) and re.fullmatch(r"[\w.+]+", value)):
+        return None
+    return (problem := run_folder(value)) and f"the name of a model, or {problem}"
+
+
+ADAPTERS = ("ReLLa",)
+
+
+def adapters(value):
+    return None if value in ADAPTERS else (problem := run_folder(value)) and f"ReLLa, or {problem}"
