@@ -305,11 +305,12 @@ def _check(config, model, model_class):
 
 def _our_defaults(dataset, model_class):
     """Defaults for a model of RecBole on our rows: those of ReLLa for our keys, but for the shots, which are ReLLa's alone, and for
-    the columns, labels and split of a shipped data set. Models of users and items alone, whose scores are no probabilities, are
-    measured by the order in which they put these rows."""
+    the columns, labels and split of a shipped data set, whose learning rate is ReLLa's too. Models of users and items alone, whose
+    scores are no probabilities, are measured by the order in which they put these rows."""
     found = {key: value for key, value in read_yaml(properties_folder() / "model" / _DEFAULTS).items() if key in KEYS}
     path = properties_folder() / "dataset" / f"{Path(str(dataset)).name}.yaml"
-    found |= read_yaml(path) if path.is_file() else {}
+    shared = data_keys().union(KEYS)
+    found |= {key: value for key, value in (read_yaml(path) if path.is_file() else {}).items() if key in shared}
     if model_class.type == ModelType.GENERAL:
         found |= {"metrics": ["AUC", "UAUC"], "valid_metric": "AUC", "eval_args": {"mode": "labeled", **found.get("eval_args", {})}}
     # Counts are published for the columns and filters of ReLLa's data sets; history fields are what ReLLa is told there, and other

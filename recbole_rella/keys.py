@@ -97,6 +97,7 @@ KEYS = {
     "train_shots": Key(rules.integer(1, optional=True), ("training",)),
     "train_shots_for": Key(rules.one_of("ReLLa", "all"), ("run",)),
     "with_bias": Key(rules.boolean, ("run",)),
+    "tuned": Key(rules.boolean, ("run",)),
     "eval_rows": Key(rules.integer(1, optional=True), ("rows",)),
     "expected_counts": Key(rules.counts, ("run",)),
     "train_history": Key(rules.train_history, ("training",), of=_RELLA),

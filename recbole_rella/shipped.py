@@ -15,3 +15,8 @@ def properties_folder():
 def variant_files():
     """The shipped variants of ReLLa (properties/variant): name -> path."""
     return {path.stem: path for path in sorted((properties_folder() / "variant").glob("*.yaml"))}
+
+
+def tuned_file(label, dataset):
+    """Where the settings lie that were chosen on validation for an entry of --model on a data set (properties/tuned)."""
+    return properties_folder() / "tuned" / Path(str(dataset)).name / f"{label}.yaml"

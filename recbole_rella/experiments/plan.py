@@ -4,9 +4,9 @@ An entry of `--model` is the name of a model of RecBole or of ours (Bias, Tree),
 variant: a YAML file, or the name of a shipped one in properties/variant (a variant of ReLLa unless it says `model:`). Any of them
 followed by `+history` is told numbers of each row's history besides (history_fields: default).
 
-Settings come from, the later winning: what all models share (the data, the split, the metrics), files, dictionary and
-command line, the variant, and keys of the form entry.key. What belongs to ReLLa alone is not passed to other models, so
-that a sweep over such a key gives them the same settings, and one run.
+Settings come from, the later winning: what all models share (the data, the split, the metrics), what was chosen for an entry and
+data set in properties/tuned (`tuned: True`), files, dictionary and command line, the variant, and keys of the form entry.key. What
+belongs to ReLLa alone is not passed to other models, so that a sweep over such a key gives them the same settings, and one run.
 """
 
 import re
@@ -35,7 +35,7 @@ from recbole_rella.keys import KEYS, affecting, is_word, paths, refuse
 from recbole_rella.model.fitted_at_once import FittedAtOnce
 from recbole_rella.quick_start import ModelError, find_model, make_config
 from recbole_rella.run_folder import fits_yaml
-from recbole_rella.shipped import variant_files
+from recbole_rella.shipped import tuned_file, variant_files
 from recbole_rella.version import VERSION
 
 
@@ -93,10 +93,15 @@ class Run:
     @property
     def name(self):
         """The run folder's name: the same for the same settings under the same version, whatever command asks for them."""
-        without = {*affecting("run"), *RUN_ALONE}
-        settings = {key: value for key, value in self.settings.items() if key not in without}
         label = re.sub(r"\W+", "-", self.entry.label).strip("-")
-        return f"{label}-{self.seed}-{fingerprint(VERSION, settings, _contents(settings))[:8]}"
+        return f"{label}-{self.seed}-{identity(self.settings)[:8]}"
+
+
+def identity(settings):
+    """Names the figures that settings give under this version, str: what changes none of them makes no other."""
+    without = {*affecting("run"), *RUN_ALONE}
+    settings = {key: value for key, value in settings.items() if key not in without}
+    return fingerprint(VERSION, settings, _contents(settings))
 
 
 def _contents(settings):
@@ -122,6 +127,12 @@ def stamps(folder):
 
 # What may follow the name of a model, and the settings that it stands for.
 SUFFIXES = {"history": {"history_fields": ["default"]}}
+
+
+def tuned_settings(label, dataset):
+    """What was chosen on validation for an entry on a data set (properties/tuned), dict; empty where nothing was."""
+    path = tuned_file(label, dataset)
+    return read_yaml(path) if path.is_file() else {}
 
 
 def with_bias(entries):
@@ -268,8 +279,9 @@ def settings_of(entry, base, seed, split_file):
     for name in _names(entry):
         named.update({key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")})
     common = {key: value for key, value in given.items() if "." not in key and key not in flags()}
-    for key in ("train_shots_for", "with_bias"):  # what they say is done here
+    for key in ("train_shots_for", "with_bias", "tuned"):  # what they say is done here
         common.pop(key, None)
+    chosen = tuned_settings(entry.label, base["dataset"]) if base["tuned"] else {}
     read = {key for key in KEYS if entry.reads(key)}
     if entry.reads_history_fields:
         asked = {key: base[key] for key in ("retrieval_encoder", "retrieval_mix_encoder", "llm")} | {"history_fields": None}
@@ -285,7 +297,7 @@ def settings_of(entry, base, seed, split_file):
             common["train_shots"] = base["train_shots"]
     if not entry.is_ours:
         common = {**shared_settings(base), **common}
-    settings = {"metric_decimal_place": 6, "show_progress": False, **common, **entry.own, **named}
+    settings = {"metric_decimal_place": 6, "show_progress": False, **chosen, **common, **entry.own, **named}
     if not entry.has_epochs:
         settings.pop("epochs", None)
     return {**absolute(settings), "model": entry.model, "dataset": base["dataset"], "seed": seed, "split_file": str(split_file)}

@@ -16,6 +16,7 @@ from recbole_rella.experiments.plan import (
     settings_of,
     shared_settings,
     stamps,
+    tuned_settings,
     with_bias,
 )
 from recbole_rella.experiments.runs import execute
@@ -147,7 +148,9 @@ def run_all(experiment, runs, report):
 
 def heading(experiment, seeds, title):
     """What stands above every table: the data, the rows, and how to read it."""
-    split = experiment.split
+    split, labels = experiment.split, [entry.label for entry in experiment.entries]
+    chosen = [label for label in labels if tuned_settings(label, experiment.base["dataset"])] if experiment.base["tuned"] else []
+    others = ", ".join(label for label in labels if label not in chosen)
     return (
         f"# {title}\n\n"
         f"{len(split.train)} training, {len(split.valid)} validation and {len(split.test)} test rows, the same for every model; "
@@ -157,6 +160,8 @@ def heading(experiment, seeds, title):
         "model is chance (paired bootstrap over test rows, not corrected for the number of models). Seconds are those of the "
         "training epochs; ms a row is the test evaluation, prompts included. Reads: what a model is told of a row. "
         "Past ratings, and history features, which are numbers made of them, are those of the same earlier rows for all."
+        + (f" Tuned on validation (properties/tuned): {', '.join(chosen)}." if chosen else "")
+        + (f" As shipped: {others}." if chosen and others else "")
     )
 
 

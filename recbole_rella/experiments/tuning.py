@@ -1,11 +1,13 @@
 """Hyper-parameter tuning with RecBole's HyperTuning (hyperopt) or with Ray Tune, over the same space files.
 
-Trials share the caches: item vectors, the embedded LLM, retrieved behaviours and token ids are made by the first trial that
-needs them, and read by all others whose settings leave them as they are.
+What is tuned is an entry of a side-by-side table, on the rows that the table has: a model, a variant, either with +history. Trials
+share the caches: item vectors, the embedded LLM, retrieved behaviours and token ids are made by the first trial that needs them,
+and read by all others whose settings leave them as they are.
 """
 
 import contextlib
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -14,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from recbole_rella.arguments import flags
-from recbole_rella.config import absolute, no_command_line
+from recbole_rella.config import no_command_line
 from recbole_rella.errors import RellaError
-from recbole_rella.experiments.plan import refuse_of_one_run
+from recbole_rella.experiments.plan import Run, identity, make_base, make_entries, settings_of
 from recbole_rella.experiments.ray_trials import ray_search
-from recbole_rella.files import write_yaml
+from recbole_rella.experiments.side_by_side import make_experiment
+from recbole_rella.experiments.stages import with_stages
+from recbole_rella.files import fingerprint, write_yaml
 from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config, objective_function
 from recbole_rella.run_folder import fits_yaml, model_name
@@ -95,6 +98,41 @@ def _search_class():
     return Search
 
 
+class Trials:
+    """The finished trials of searches in a file, a line of JSON each, so that a search that was interrupted goes on.
+
+    Args:
+        path (pathlib.Path): JSON Lines; need not be there.
+        settings (dict): the fixed ones. Trials of others, or of another version of this package, are not taken.
+    """
+
+    def __init__(self, path, settings):
+        self._path, self._of = path, fingerprint(identity(settings), settings["split_file"])
+
+    def lines(self):
+        """The trials of these settings, list of dict: params, model, best_valid_result, test_result and others."""
+        found = []
+        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
+            with contextlib.suppress(json.JSONDecodeError):  # the last line, where a search was ended while it wrote
+                found.append(json.loads(line))
+        return [trial for trial in found if trial["of"] == self._of]
+
+    def objective(self, params, files):
+        """`objective_function`, for params that no trial had."""
+        known = [trial for trial in self.lines() if trial["params"] == json.loads(json.dumps(params))]
+        if known:
+            return known[-1]
+        result = objective_function(params, files)
+        plain = {
+            name: {metric: float(value) for metric, value in (result[name] or {}).items()}
+            for name in ("best_valid_result", "test_result")
+        }
+        result = {**result, **plain, "best_valid_score": float(result["best_valid_score"])}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"of": self._of, "params": params, **result}) + "\n")
+        return result
+
+
 def tune(
     params_file,
     model="ReLLa",
@@ -113,14 +151,16 @@ def tune(
 
     Args:
         params_file (str): the searched keys, see `read_space`.
-        model, dataset, config_file_list, config_dict: the fixed settings, as for `run_recbole_rella`.
+        model (str): an entry of a side-by-side table, see `plan`.
+        dataset, config_file_list, config_dict: the fixed settings, as for `run_recbole_rella`.
         tool (str): Hyperopt (RecBole's HyperTuning, one trial after the other) or Ray (as many at a time as `concurrency`;
             trials that fall behind are stopped early by ASHA).
         algo (str): exhaustive (all combinations, of choices alone), random or bayes (TPE).
         max_evals (int): number of trials; of no effect for exhaustive.
         early_stop (int): Hyperopt ends after so many trials without progress.
-        output_file (str): gets the settings and results of all trials, in RecBole's format; beside it, `<name>.best.yaml`
-            gets the fixed settings with the best ones, for `--config_files`.
+        output_file (str): gets the settings and results of all trials, in RecBole's format. Beside it, `<name>.best.yaml` gets the
+            fixed settings with the best ones, for `--config_files`, and `<name>.trials.jsonl` each of Hyperopt's trials when it
+            ends: the same search goes on after these.
         display_file (str, optional): an HTML chart of the trials.
         concurrency (int, optional): trials at a time with Ray; one a GPU by default, or one a machine without GPUs.
 
@@ -148,18 +188,17 @@ def tune(
         raise TuningError("algo: expected choices alone for exhaustive, found ranges; use random or bayes, or list the values.")
     if importlib.util.find_spec("hyperopt") is None:
         raise TuningError("Expected hyperopt to be installed, found none: pip install '.[hyper]'")
-    base = make_config(model, dataset, config_file_list, config_dict)
-    refuse_of_one_run(key for key, value in base.given_config_dict.items() if value is not None)
-    for key, (kind, values) in space.items():
-        for value in _ends(kind, values):  # one that a key cannot have is told of now, not in the middle of the search
-            make_config(model, dataset, config_file_list, {**(config_dict or {}), key: value})
+    model = model or model_name(make_config(None, dataset, config_file_list, config_dict))
+    entries = make_entries([model])
+    _check_ends(space, entries[0], make_base(entries, dataset, config_file_list, config_dict))
+    settings = {key: value for key, value in _of_table(entries, dataset, config_file_list, config_dict).items() if key not in space}
     output = Path(output_file).expanduser().resolve()
     fixed = output.with_name(f"{output.stem}.fixed.yaml")
-    settings = _fixed_settings(base, space)
     write_yaml(fixed, settings)
+    trials = Trials(output.with_name(f"{output.stem}.trials.jsonl"), settings)
 
     search = _search_class()(
-        objective_function,
+        trials.objective,
         params_file=str(Path(params_file).expanduser()),
         fixed_config_file_list=[str(fixed)],
         algo=algo,
@@ -168,6 +207,7 @@ def tune(
         display_file=display_file and str(Path(display_file).expanduser().resolve()),
     )
     with no_command_line():  # RecBole's Config reads it, and the fixed settings hold all of it
+        base = make_config(config_dict=settings)
         if tool == "Ray":
             ray_search(search, space, str(fixed), base, algo, max_evals, concurrency)
             if search.display_file and search.score_list:
@@ -188,10 +228,22 @@ def tune(
     return best, float(search.best_score), path
 
 
-def _fixed_settings(base, space):
-    """All that the user gave, but for the searched keys; folders absolute, as Ray runs each trial in another."""
-    given = {key: value for key, value in base.external_config_dict.items() if key not in flags() and key not in space}
-    given = absolute({**given, "checkpoint_dir": base["checkpoint_dir"]})
+def _check_ends(space, entry, base):
+    """A value that a searched key cannot have is told of now, not in the middle of the search."""
+    settings = settings_of(entry, base, base["seed"], "none")
+    with no_command_line():
+        for key, (kind, values) in space.items():
+            for value in _ends(kind, values):
+                make_config(config_dict={**settings, key: value})
+
+
+def _of_table(entries, dataset, config_file_list, config_dict):
+    """All settings of an entry in a table; folders absolute, as Ray runs each trial in another."""
+    experiment = make_experiment(entries, dataset, config_file_list, config_dict)
+    (entry,), base = entries, experiment.base
+    run = Run(entry, base["seed"], None, settings_of(entry, base, base["seed"], experiment.split_file.resolve()))
+    (run,) = with_stages(experiment, [run], print)
+    folders = {"checkpoint_dir": str(Path(base["checkpoint_dir"]).resolve())}
     if base["dataset"] != "ml-100k":  # which RecBole brings itself
-        given["data_path"] = str(Path(base["data_path"]).parent.resolve())
-    return {"model": model_name(base), "dataset": base["dataset"], **{k: v for k, v in given.items() if fits_yaml(v)}}
+        folders["data_path"] = str(Path(base["data_path"]).parent.resolve())
+    return {**{key: value for key, value in run.settings.items() if fits_yaml(value)}, **folders}

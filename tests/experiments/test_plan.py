@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from recbole.utils.argument_list import training_arguments
 
 from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.experiments.plan import Run, make_base, make_entries, settings_of, with_each_history
@@ -59,6 +60,20 @@ def test_what_rellas_own_files_set_is_not_forced_on_others(movies):
     tiny = movies[1]
     assert tiny["epochs"] == 1 and found["DCNV2"]["epochs"] == 1  # the user said so
     assert "warmup_ratio" not in found["DCNV2"] and "clip_grad_norm" not in found["DCNV2"]
+
+
+@pytest.mark.parametrize("dataset", sorted(path.stem for path in (properties_folder() / "dataset").glob("*.yaml")))
+@pytest.mark.parametrize("model", ["FM", "DIN"])
+def test_what_the_file_of_a_data_set_sets_of_training_is_for_rella(model, dataset):
+    own = make_config(model, dataset)  # as RecBole has it
+    for asked in ({"split_file": "split.npz"}, {"history_fields": ["default"]}):
+        if model == "DIN" and "split_file" not in asked:
+            continue  # it reads no columns
+        config = make_config(model, dataset, config_dict=asked)
+        shipped = yaml.safe_load((properties_folder() / "dataset" / f"{dataset}.yaml").read_text())
+        assert config["load_col"].items() >= shipped["load_col"].items()  # the rest of the file holds
+        trained = {key for key in training_arguments if key != "train_neg_sample_args"}
+        assert {key: config[key] for key in trained} == {key: own[key] for key in trained}
 
 
 def test_shots_for_all(movies):
@@ -278,6 +293,39 @@ def test_models_that_are_fitted_at_once_get_what_they_read_and_all_training_rows
     for label in ("Bias", "Tree"):
         config = make_config(config_dict={**found[label], "split_file": None})
         assert config["train_shots"] is None and config["tree_learning_rate"] == 0.05
+
+
+def test_what_was_chosen_for_an_entry_gives_way_to_what_is_given(movies, tmp_path, monkeypatch):
+    monkeypatch.setattr("recbole_rella.experiments.plan.tuned_file", lambda label, dataset: tmp_path / f"{label}.yaml")
+    (tmp_path / "FM.yaml").write_text("embedding_size: 7\nweight_decay: 0.5\n")
+    (tmp_path / "FM+history.yaml").write_text("embedding_size: 9\nlearning_rate: 0.25\n")
+    name, tiny = movies
+    entries = make_entries(["FM", "FM+history", "DeepFM"])
+
+    def of_table(tuned):
+        given = {**tiny, "tuned": tuned, "learning_rate": 0.01, "FM+history.weight_decay": 0.125}
+        base = make_base(entries, name, None, given)
+        return {entry.label: settings_of(entry, base, 3, "split.npz") for entry in entries}
+
+    found = of_table(True)
+    assert (found["FM"]["embedding_size"], found["FM"]["weight_decay"], found["FM"]["learning_rate"]) == (7, 0.5, 0.01)
+    own = found["FM+history"]
+    assert (own["embedding_size"], own["weight_decay"], own["learning_rate"]) == (9, 0.125, 0.01)
+    assert "embedding_size" not in found["DeepFM"] and not any("tuned" in own for own in found.values())
+    assert not any("embedding_size" in own for own in of_table(False).values())
+
+
+TUNED = sorted((properties_folder() / "tuned").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_what_is_shipped_as_tuned_is_for_an_entry_that_reads_it(path):
+    (entry,) = make_entries([path.stem])
+    base = make_base([entry], path.parent.name, None, {"tuned": True})
+    own, chosen = settings_of(entry, base, 3, "split.npz"), yaml.safe_load(path.read_text())
+    config = make_config(config_dict=own)
+    assert chosen and {key: config[key] for key in chosen} == chosen
+    assert all(entry.reads(key) for key in chosen if key in KEYS)
 
 
 def test_bias_is_added_unless_it_is_named_or_left_out(movies):

@@ -11,8 +11,11 @@ import yaml
 
 from recbole_rella import compat, objective_function, run_recbole_rella
 from recbole_rella.config import properties_folder
+from recbole_rella.experiments import tuning
+from recbole_rella.experiments.side_by_side import run_side_by_side
 from recbole_rella.experiments.tuning import TuningError, read_space, tune
 from recbole_rella.keys import ConfigError
+from recbole_rella.run_folder import read_run
 
 CHOICES = "lora_r choice [2,4]\nhistory_size choice [2,3]\n"
 
@@ -96,10 +99,40 @@ def test_trials_share_the_caches(movies, own_cache, monkeypatch):
     pretrain = mini._train
     monkeypatch.setattr(mini, "_train", lambda *a: made.append("mini") or pretrain(*a))
     search(movies, "lora_r choice [2,3,4]\n")
+    made.remove("split.npz")  # the rows
     assert sorted(made) == ["item", "item", "mini", "prompts", "prompts", "retrieved"]
     made.clear()
     search(movies, "history_size choice [2,4]\n")  # 4 was there before
     assert sorted(made) == ["prompts", "prompts", "retrieved"]
+
+
+def test_a_rival_is_tuned_on_the_rows_of_the_table(movies):
+    name, tiny = movies
+    Path("space.hyper").write_text("embedding_size choice [4,8]\n")
+    best, score, path = tune("space.hyper", "FM+history", name, None, tiny, output_file="out/hyper.result")
+    settings = yaml.safe_load(path.read_text())
+    assert settings["history_fields"] == ["default"] and settings["embedding_size"] == best["embedding_size"]
+    split = np.load(settings["split_file"])
+    _, runs, _ = run_side_by_side(["ReLLa"], name, None, {**tiny, "with_bias": False})
+    of_table = read_run(Path(runs["folder"][0]) if Path(runs["folder"][0]).is_dir() else next(Path("saved").glob("side*/ReLLa*")))
+    run_recbole_rella(config_file_list=[str(path)], config_dict={"run_folder": "again"})
+    again = read_run("again").metrics
+    assert again["row_ids"]["test"] == of_table.metrics["row_ids"]["test"] and again["valid"]["auc"] == pytest.approx(score)
+    assert len(split["test"]) == len(read_run("again").predictions())
+
+
+def test_a_search_goes_on_after_the_trials_that_are_done(movies, monkeypatch):
+    objective, tried = tuning.objective_function, []
+    monkeypatch.setattr(tuning, "objective_function", lambda params, files: tried.append(params) or objective(params, files))
+    first = search(movies)
+    assert len(tried) == 4
+    results, trials = Path("out/hyper.result").read_text(), Path("out/hyper.trials.jsonl")
+    assert search(movies) == first and len(tried) == 4 and Path("out/hyper.result").read_text() == results
+    trials.write_text(trials.read_text()[:-40])  # ended in the middle of a line
+    assert search(movies) == first and len(tried) == 5 and Path("out/hyper.result").read_text() == results
+    name, tiny = movies
+    search((name, {**tiny, "lora_alpha": 3}), "lora_r choice [2]\n")  # of other fixed settings, none is taken
+    assert len(tried) == 6
 
 
 @pytest.mark.slow
@@ -168,10 +201,10 @@ def test_a_script_in_the_way_of_recboles_run_hyper(movies, ray_cluster):
         "checkpoint_dir": str(Path("saved").resolve()),
     }
     Path("own.yaml").write_text(yaml.safe_dump(own))
-    tuning = HyperTuning(objective_function, algo="exhaustive", params_file="space.hyper", fixed_config_file_list=["own.yaml"])
-    tuning.run()
-    tuning.export_result(output_file="hyper.result")
-    assert len(tuning.params2result) == 2 and tuning.best_params["lora_r"] in (2, 4)
+    trials = HyperTuning(objective_function, algo="exhaustive", params_file="space.hyper", fixed_config_file_list=["own.yaml"])
+    trials.run()
+    trials.export_result(output_file="hyper.result")
+    assert len(trials.params2result) == 2 and trials.best_params["lora_r"] in (2, 4)
     result = ray_tune.run(
         ray_tune.with_parameters(objective_function, config_file_list=[str(Path("own.yaml").resolve())]),
         config={"lora_r": ray_tune.choice([2, 4])},
@@ -179,7 +212,7 @@ def test_a_script_in_the_way_of_recboles_run_hyper(movies, ray_cluster):
         storage_path=str(Path("ray").resolve()),
         verbose=0,
     )
-    found = {r["test_result"]["auc"] for r in tuning.params2result.values()}
+    found = {r["test_result"]["auc"] for r in trials.params2result.values()}
     assert result.trials[0].metric_analysis["auc"]["max"] in found
 
 
