@@ -89,6 +89,13 @@ def template_file(name):
     return properties_folder() / "prompt" / f"{name}.jinja" if is_word("prompt_template", name) else Path(name).expanduser()
 
 
+def cache_folder(config):
+    """Where item vectors and embedded LLMs are kept: cache_dir, or recbole_rella in the user's cache folder."""
+    if config["cache_dir"]:
+        return Path(config["cache_dir"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recbole_rella"
+
+
 def chat_template(prompt_chat):
     """The text of the chat template that prompt_chat names, shipped with the package or the user's own; None for the modes."""
     path = Path(prompt_chat).expanduser()

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recbole_rella.config import chat_template
+from recbole_rella.config import cache_folder, chat_template
 from recbole_rella.data.crm import Crm
 from recbole_rella.data.history import history_features
 from recbole_rella.data.materials import (
-    cache_folder,
     collaborative_vectors,
     item_sentences,
     llm_path,

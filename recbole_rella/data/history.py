@@ -1,11 +1,13 @@
 """Which history features a configuration asks for, and how they are made of a data set. rows/features.py works them out."""
 
+from recbole_rella.config import cache_folder
 from recbole_rella.errors import RellaError
 from recbole_rella.files import cached_arrays
 from recbole_rella.key_rules import DEFAULT_HISTORY, HISTORY_NUMBERS, MEAN_EMBEDDING, same_field, text_encoder
 from recbole_rella.keys import affecting
+from recbole_rella.retrieval.rated_alike import RatedAlike, alike_vectors
 from recbole_rella.rows.features import HistoryFeatures
-from recbole_rella.rows.item_statistics import ItemStatistics, answers_of
+from recbole_rella.rows.item_statistics import ItemStatistics, answers_of, training_rows
 
 
 class HistoryError(RellaError):
@@ -86,7 +88,16 @@ def history_features(dataset, names, retriever=None, asked_by="history_fields"):
         names=names,
         values={field: dataset.item_values(field) for field in fields},
         similar=None if retriever is None else retriever.weighted,
+        alike=_rated_alike(dataset) if "alike_residual" in names else None,
     )
+
+
+def _rated_alike(dataset):
+    """Which items are rated alike, worked out once for all runs on the same rows."""
+    rows, shape = dataset.rows, (dataset.user_num, dataset.item_num)
+    parts = rows.user, rows.item, rows.time, answers_of(rows), training_rows(rows), shape
+    made = cached_arrays(cache_folder(dataset.config), "rated-alike", parts, lambda: {"vectors": alike_vectors(rows, shape)})
+    return RatedAlike(rows, dataset.histories, made["vectors"])
 
 
 def cached_numbers(features, row_ids, folder, retriever=None):

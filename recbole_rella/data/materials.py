@@ -4,12 +4,10 @@ Each is made of a configuration and a data set that is split, be it ReLLa's or t
 """
 
 import logging
-import os
-from pathlib import Path
 
 import numpy as np
 
-from recbole_rella.config import template_file
+from recbole_rella.config import cache_folder, template_file
 from recbole_rella.data.crm import item_vectors
 from recbole_rella.data.embedded_llm import embedded_llm
 from recbole_rella.errors import RellaError
@@ -26,13 +24,6 @@ logger = logging.getLogger(__name__)
 
 class LabelsError(RellaError):
     """The embedded LLM has no labels to learn from."""
-
-
-def cache_folder(config):
-    """Where item vectors and embedded LLMs are kept: cache_dir, or recbole_rella in the user's cache folder."""
-    if config["cache_dir"]:
-        return Path(config["cache_dir"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recbole_rella"
 
 
 def template_texts(config):

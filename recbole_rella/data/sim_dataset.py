@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 from recbole.utils import FeatureType
 
+from recbole_rella.config import cache_folder
 from recbole_rella.data.atomic_files import DatasetError
 from recbole_rella.data.behaviours import Behaviours, Scale
 from recbole_rella.data.history_columns import add_history_columns
-from recbole_rella.data.materials import cache_folder, item_space_without_prompts, space_identity
+from recbole_rella.data.materials import item_space_without_prompts, space_identity
 from recbole_rella.data.row_dataset import RowDataset, hide_answers
 from recbole_rella.data.same_rows import check_history
 from recbole_rella.data.worded import KeepsWords

@@ -1,8 +1,9 @@
 """What a row's history says in numbers: what a prompt tells, for models that read numbers. Plain numpy.
 
 A number of a row is made of the row's own history (see history.py) and of training rows, and of nothing else (law 1). A training
-row takes from the other training rows those of a strictly earlier time alone, as it would stand among them itself otherwise; a
-row that is evaluated takes all of them. Answers are ratings, or labels where the data set has no ratings.
+row takes from the other training rows those of a strictly earlier time alone, as it would stand among them itself otherwise (which
+items are rated alike, it takes from those of other users); a row that is evaluated takes all of them. Answers are ratings, or
+labels where the data set has no ratings.
 
 | name | of a row |
 |---|---|
@@ -12,6 +13,7 @@ row that is evaluated takes all of them. Answers are ratings, or labels where th
 | days_since_last | days (of 86,400 units of time) from the last behaviour to the row |
 | item_mean, item_count | shrunk mean and number of the training rows' answers to the target |
 | similar_mean, similar_residual | mean over the K behaviours closest to the target, weighted by closeness: SUBR in one number |
+| alike_residual | the same over the behaviours whose items are rated most like the target (retrieval/rated_alike.py), shrunk to 0 |
 | same_F_mean, same_F_residual, same_F_count | over behaviours that share values of item field F with the target, by how many |
 """
 
@@ -28,6 +30,8 @@ from recbole_rella.rows.item_values import ItemValues
 _DAY = 86_400
 # Rows of users, and rows whose retrieved behaviours are looked at, that are worked on at a time.
 _ROWS, _SEARCHED = 2**20, 2**16
+# As how much likeness a 0 counts among what is said of items rated alike: little of it tells little.
+_ALIKE = 1.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,6 +45,7 @@ class HistoryFeatures:
         values (Mapping): field -> ItemValues, for each F of a same_F_*.
         similar (callable or None): for similar_*: takes row_ids and item ids, int [n] each, and returns the row_ids of the
             behaviours that are closest to them, int [n, K], -1 where there are fewer, and their weights, float [n, K], at least 0.
+        alike (RatedAlike or None): for alike_residual: its `weighted` gives the same, of behaviours whose items are rated alike.
         now (numpy.ndarray or None): where the rows are requests, which come after all training rows: the time of each, float
             [rows], nan where it is not known. None: they are rows of the data set.
     """
@@ -51,6 +56,7 @@ class HistoryFeatures:
     names: tuple
     values: Mapping[str, ItemValues] = field(default_factory=dict)
     similar: Callable | None = None
+    alike: object | None = None
     now: np.ndarray | None = None
 
     @property
@@ -110,9 +116,9 @@ class HistoryFeatures:
                 places = np.searchsorted(row_ids, past.row_ids)
                 for name, column in self._columns(past):
                     table[places, self.names.index(name)] = column
-        for begin in range(0, len(row_ids) if self.searches else 0, _SEARCHED):
+        for begin in range(0, len(row_ids) if self.searches or self._wants("alike_") else 0, _SEARCHED):
             part = slice(begin, begin + _SEARCHED)
-            for name, column in self._similar(row_ids[part], self.rows.item[row_ids[part]]).items():
+            for name, column in self._searched(row_ids[part], self.rows.item[row_ids[part]]).items():
                 table[part, self.names.index(name)] = column
         return table
 
@@ -128,7 +134,7 @@ class HistoryFeatures:
     def _columns(self, past):
         """Name and numbers, for each name that is made of sums over the past."""
         for name in self.names:
-            if not name.startswith(("similar_", "same_")):
+            if not name.startswith(("similar_", "alike_", "same_")):
                 yield name, past.number(name)
         for item_field in self._fields():
             found = past.same(self.values[item_field])
@@ -136,14 +142,23 @@ class HistoryFeatures:
                 if same_field(name) == item_field:
                     yield name, found[name.rpartition("_")[2]]
 
-    def _similar(self, row_ids, targets):
-        """Name -> numbers of rows about targets, float64 [n]."""
-        found, weights = self.similar(row_ids, targets)
+    def _searched(self, row_ids, targets):
+        """Name -> numbers of rows about targets, float64 [n], of those that are made of what is searched."""
+        made = {}
+        if self.searches:
+            answers, residuals, weights = self._said_of(*self.similar(row_ids, targets))
+            made |= {"similar_mean": _weighted(answers, weights), "similar_residual": _weighted(residuals, weights)}
+        if self._wants("alike_"):
+            _, residuals, weights = self._said_of(*self.alike.weighted(row_ids, targets))
+            made["alike_residual"] = _weighted(residuals, weights, towards_zero=_ALIKE)
+        return {name: made[name] for name in self.names if name in made}
+
+    def _said_of(self, found, weights):
+        """Answers of behaviours that were found and their residuals, float64 [n, K], nan where there is none; and the weights."""
         there = found >= 0
         answers, residuals = np.full(found.shape, np.nan), np.full(found.shape, np.nan)
         answers[there], residuals[there] = self._answers(found[there])
-        kinds = {"similar_mean": answers, "similar_residual": residuals}
-        return {name: _weighted(kinds[name], weights) for name in self.names if name in kinds}
+        return answers, residuals, weights
 
     # One row, as it is said in words above; `of_rows` equals it.
 
@@ -173,8 +188,7 @@ class HistoryFeatures:
             known[f"user_mean{suffix}"], known[f"user_residual{suffix}"] = _mean(answers[window]), _mean(residuals[window])
         if self._wants("item_"):
             known |= {"item_mean": self.statistics.mean(targets, until), "item_count": self.statistics.count(targets, until)}
-        if self.searches:
-            known |= self._similar(np.full(len(targets), row), targets)
+        known |= self._searched(np.full(len(targets), row), targets)
         for item_field in self._fields():
             values = self.values[item_field]
             places, value = values.pairs(columns.item[history])
@@ -199,10 +213,15 @@ def _quotient(sums, counts):
     return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
 
-def _weighted(values, weights):
-    """Weighted means of rows of numbers, over those that are there, float64 [n]; nan where no weight is above 0."""
+def _weighted(values, weights, towards_zero=0.0):
+    """Weighted means of rows of numbers, over those that are there, and perhaps over a 0 of some weight, float64 [n].
+
+    nan where there are no weights above 0; with that 0, where no number is there.
+    """
     weights = np.where(np.isnan(values), 0.0, weights)
-    return _quotient((np.where(weights > 0, values, 0.0) * weights).sum(axis=1), weights.sum(axis=1))
+    sums = (np.where(weights > 0, values, 0.0) * weights).sum(axis=1)
+    found = _quotient(sums, weights.sum(axis=1) + towards_zero)
+    return np.where(np.isnan(values).all(axis=1), np.nan, found)
 
 
 class _Sums:

@@ -73,6 +73,8 @@ def save(scorer, folder):
             arrays |= {} if parts.soft.table is None else {"soft.table": parts.soft.table}
         if parts.statistics is not None:
             arrays |= {f"statistics.{name}": getattr(parts.statistics, name) for name in _STATISTICS}
+        if parts.alike is not None:
+            arrays["alike"] = parts.alike
         np.savez(temporary / _CATALOGUE, item_ids=catalogue.item_ids.astype(str), **arrays)
         llm = LLM if is_embedded else str(backbone.folder.resolve()) if backbone.folder else backbone.path
         write_json(
@@ -173,6 +175,7 @@ def load(folder, device=None):
         "device": device,
         "soft": soft,
         "statistics": ItemStatistics(*(arrays[name] for name in kept)) if kept[0] in arrays else None,
+        "alike": arrays.get("alike"),
     }
 
 

@@ -19,6 +19,7 @@ from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.quick_start import load_rella
 from recbole_rella.retrieval.item_space import ItemSpace, MixedSpace
+from recbole_rella.retrieval.rated_alike import RatedAlike
 from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.fields import KINDS
@@ -56,6 +57,7 @@ class Parts:
         tokenizer (PromptTokenizer), max_tokens (int): as a Prompter has them.
         item_space (ItemSpace, MixedSpace or None): None where nothing is retrieved.
         statistics (ItemStatistics or None): of the training rows; None where prompts print no numbers of the history.
+        alike (numpy.ndarray or None): vectors of items rated alike, float32 [items, D]; None where no number is made of them.
         llm (torch.nn.Module): with the adapters of the run, in evaluation mode.
         answer_ids (tuple of int): tokens of the positive and of the negative answer.
         device (torch.device): of the LLM.
@@ -73,6 +75,7 @@ class Parts:
     device: torch.device
     soft: SoftRequests | None = None
     statistics: ItemStatistics | None = None
+    alike: np.ndarray | None = None
 
 
 def _numbers(prompter):
@@ -106,6 +109,7 @@ class Scorer:
         """
         config, model, dataset, *_ = load_rella(run_folder, allow_changed)
         assembly, catalogue = dataset.assembly, Catalogue.of(dataset)
+        numbers = list(_numbers(assembly.prompter))
         parts = Parts(
             settings=config,
             texts=assembly.texts,
@@ -117,7 +121,8 @@ class Scorer:
             answer_ids=assembly.answer_ids,
             device=config["device"],
             soft=None if model.rellax is None else SoftRequests.of(model.rellax, assembly.prompter.soft),
-            statistics=next((features.statistics for features in _numbers(assembly.prompter)), None),
+            statistics=next((features.statistics for features in numbers), None),
+            alike=next((features.alike.vectors[-1] for features in numbers if features.alike is not None), None),
         )
         return cls(parts, config, dataset)
 
@@ -307,13 +312,15 @@ class Scorer:
             for field in dict.fromkeys(map(same_field, names))
             if field
         }
+        places = np.array([-1 if item.known is None else item.known for item in items])
         return HistoryFeatures(
             rows=rows,
             histories=histories,
-            statistics=self.parts.statistics.seen_by([-1 if item.known is None else item.known for item in items]),
+            statistics=self.parts.statistics.seen_by(places),
             names=names,
             values=values,
             similar=None if retriever is None else retriever.weighted,
+            alike=None if self.parts.alike is None else RatedAlike.of_requests(rows, histories, self.parts.alike, places),
             now=now,
         )
 

@@ -22,18 +22,20 @@ TITLES = ["", "a", "b", "b", "c"]
 CLOSENESS = np.array([[0.0, 0.3, 0.1, 0.9, 0.5]] * ITEMS) + np.arange(ITEMS)[:, None] / 10
 
 
-def closest(rows, histories, k=3):
+class Closest:
     """A retriever's results: the k latest behaviours, weighted by a table, some of them by 0."""
 
-    def similar(row_ids, targets):
+    def __init__(self, rows, histories, table, k=3):
+        self.rows, self.histories, self.table, self.k = rows, histories, table, k
+
+    def weighted(self, row_ids, targets):
+        rows, histories, k = self.rows, self.histories, self.k
         found, weights = np.full((len(row_ids), k), -1), np.full((len(row_ids), k), np.nan)
         for place, (row, target) in enumerate(zip(row_ids, targets)):
             shown = histories.of(row)[-k:]
             found[place, : len(shown)] = shown
-            weights[place, : len(shown)] = np.maximum(CLOSENESS[target, rows.item[shown]] - 0.35, 0)
+            weights[place, : len(shown)] = np.maximum(self.table[target, rows.item[shown]] - 0.35, 0)
         return found, weights
-
-    return similar
 
 
 def make(rows, names=NAMES, **more):
@@ -45,7 +47,8 @@ def make(rows, names=NAMES, **more):
         statistics=ItemStatistics.of(rows),
         names=names,
         values=values,
-        similar=closest(rows, histories),
+        similar=Closest(rows, histories, CLOSENESS).weighted,
+        alike=Closest(rows, histories, CLOSENESS.T, 4),
         **more,
     )
 
@@ -113,6 +116,10 @@ def plain(rows, row, target):
     weights = [max(CLOSENESS[target, rows.item[r]] - 0.35, 0) for r in past[-3:]]
     found["similar_mean"] = plain_mean(answers[-3:], weights)
     found["similar_residual"] = plain_mean(residuals[-3:], weights)
+    alike = [max(CLOSENESS[rows.item[r], target] - 0.35, 0) for r in past[-4:]]
+    known = [(value, weight) for value, weight in zip(residuals[-4:], alike) if not np.isnan(value)]
+    weight = 1 + sum(weight for _, weight in known)
+    found["alike_residual"] = sum(v * w for v, w in known) / weight if known else np.nan
     shared = [len(set(GENRES[target].split()) & set(GENRES[rows.item[r]].split())) for r in past]
     found["same_genre_mean"], found["same_genre_residual"] = plain_mean(answers, shared), plain_mean(residuals, shared)
     found["same_genre_count"] = sum(shared)

@@ -30,6 +30,7 @@ LAYOUT = (
 NUMBERS = (
     *("history.user_mean", "history.user_mean_10", "history.user_residual", "history.user_residual_30", "history.user_last"),
     *("history.user_spread", "history.user_count", "history.days_since_last", "history.similar_mean", "history.similar_residual"),
+    "history.alike_residual",
     *("history.same_class_mean", "history.same_class_residual", "history.same_class_count", "history.same_release_year_mean"),
     *("target.mean_rating", "target.count"),
 )
@@ -72,10 +73,11 @@ def write(root, users, items, rows):
 def scorer_of(dataset):
     """A scorer whose LLM is never asked."""
     assembly, config = dataset.assembly, dataset.config
+    features = assembly.prompter.features
     parts = Parts(
         settings=config, texts=assembly.texts, catalogue=Catalogue.of(dataset), tokenizer=assembly.prompter.tokenizer,
         max_tokens=assembly.prompter.max_tokens, item_space=assembly.item_space, llm=None, answer_ids=assembly.answer_ids,
-        device=config["device"], statistics=assembly.prompter.features and assembly.prompter.features.statistics,
+        device=config["device"], statistics=features and features.statistics, alike=features and features.alike.vectors[-1],
     )  # fmt: skip
     return Scorer(parts)
 

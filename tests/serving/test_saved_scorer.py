@@ -49,7 +49,8 @@ def test_numbers_of_the_history_go_along(movies, tmp_path):
     """The answers of the training rows are saved: a request's items have the means that they had in the run, new ones none."""
     layout = tmp_path / "layout.jinja"
     layout.write_text(
-        "{{ profile }}\n{{ history.user_residual }} {{ history.similar_mean }} {{ history.same_class_mean }} "
+        "{{ profile }}\n{{ history.user_residual }} {{ history.similar_mean }} {{ history.alike_residual }} "
+        "{{ history.same_class_mean }} "
         "{{ target.mean_rating }} {{ target.count }}\n{% for b in behaviours %}{{ b.text }}: {{ b.answer }}, {{ b.rating }}\n"
         "{% endfor %}{{ target.text }}:"
     )

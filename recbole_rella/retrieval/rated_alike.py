@@ -1,0 +1,119 @@
+"""Which items are rated alike: who liked one more than others did liked the other more than others did, too.
+
+Item-based collaborative filtering with the adjusted cosine (Sarwar et al., WWW 2001): what counts is by how much a rating lies
+above what the item had got before. Items are compared by a truncated SVD of these residuals, as few pairs share many users.
+
+A training row is looked at through vectors in which no row of its own user stands: else its own answer would tell of itself
+(law 1), and what is learned from it would not hold of other rows. So the users are dealt into folds, and there are vectors without
+each fold (cross-fitting). Rows that are evaluated, and requests, are looked at through those of all training rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from sklearn.decomposition import TruncatedSVD
+from sklearn.preprocessing import normalize
+
+from recbole_rella.retrieval.retriever import Retriever
+from recbole_rella.rows.history import NO_SPLIT, TRAIN, Histories, Rows
+from recbole_rella.rows.item_statistics import ItemStatistics, answers_of, training_rows
+
+FOLDS = 5
+# How many behaviours are looked at; 30, or all, do as well.
+NEIGHBOURS = 15
+# By how many answers an item's are shrunk, so that those of few answers do not span the space.
+_SHRINKAGE = 5.0
+
+
+def residual_vectors(users, items, residuals, shape, size=32):
+    """Vectors of items by a truncated SVD (scikit-learn) of the matrix of what users said of them.
+
+    Args:
+        users, items (numpy.ndarray): of rows, int [n].
+        residuals (numpy.ndarray): of their answers, float [n]; of one user and item they are added up.
+        shape (tuple of int): number of users and of items, padding included.
+        size (int): numbers of a vector; fewer where there are not as many users or items.
+
+    Returns:
+        numpy.ndarray: float32 [items, size], unit vectors; zeros for items of which nothing is said.
+    """
+    counts = np.bincount(items, minlength=shape[1])
+    size = max(1, min(size, min(shape) - 1))
+    if not np.any(residuals):
+        return np.zeros((shape[1], size), dtype=np.float32)
+    weighted = residuals / np.sqrt(counts[items] + _SHRINKAGE)
+    matrix = coo_array((weighted, (items, users)), shape=shape[::-1]).tocsr()
+    vectors = TruncatedSVD(size, random_state=0).fit_transform(matrix)
+    vectors[counts == 0] = 0.0  # but for rounding they are that
+    return normalize(vectors).astype(np.float32)
+
+
+def alike_vectors(rows, shape):
+    """The vectors without each fold of users, and those of all of them, of the training rows.
+
+    Args:
+        rows (Rows): all rows, with their split.
+        shape (tuple of int): number of users and of items, padding included.
+
+    Returns:
+        numpy.ndarray: float32 [FOLDS + 1, items, D]; the last are those of all users.
+    """
+    learned, answers = training_rows(rows), answers_of(rows)
+
+    def without(fold):
+        kept = np.flatnonzero(learned if fold is None else learned & (rows.user % FOLDS != fold))
+        items, times, said = rows.item[kept], rows.time[kept], answers[kept].astype(np.float64)
+        residuals = ItemStatistics(items, times, said).residuals(items, times, said)
+        known = ~np.isnan(residuals)
+        return residual_vectors(rows.user[kept][known], items[known], residuals[known], shape)
+
+    return np.stack([without(fold) for fold in (*range(FOLDS), None)])
+
+
+@dataclass(frozen=True, eq=False)
+class RatedAlike:
+    """The behaviours of a row's own past whose items are rated most like an item.
+
+    Attributes:
+        rows (Rows), histories (Histories): all rows.
+        vectors (numpy.ndarray): as of `alike_vectors`; of requests, which are no training rows, those of all users alone, [1, ...].
+    """
+
+    rows: Rows
+    histories: Histories
+    vectors: np.ndarray
+
+    @classmethod
+    def of_requests(cls, rows, histories, vectors, places):
+        """Those of requests, which number items in another way.
+
+        Args:
+            rows (Rows), histories (Histories): of the requests.
+            vectors (numpy.ndarray): of all users, float32 [items, D].
+            places (numpy.ndarray): the item id there of each item here, int [m], -1 for none, which is like no other.
+        """
+        own = vectors[places]
+        own[places < 0] = 0.0
+        return cls(rows, histories, own[None])
+
+    def weighted(self, row_ids, targets):
+        """These behaviours and how alike they are, as `Retriever.weighted` gives them; 0 for what is not alike.
+
+        Args:
+            row_ids, targets (numpy.ndarray): of rows and items, int [n].
+
+        Returns:
+            tuple: row_ids, int32 [n, NEIGHBOURS], -1 where there are fewer; cosines, float64 [n, NEIGHBOURS], at least 0.
+        """
+        row_ids, targets, columns = np.asarray(row_ids), np.asarray(targets), self.rows
+        found, weights = np.full((len(row_ids), NEIGHBOURS), -1, dtype=np.int32), np.full((len(row_ids), NEIGHBOURS), np.nan)
+        through = np.full(len(row_ids), len(self.vectors) - 1)
+        if len(self.vectors) > 1:
+            trains = np.isin(columns.split[row_ids], (TRAIN, NO_SPLIT))
+            through[trains] = columns.user[row_ids[trains]] % FOLDS
+        for fold in np.unique(through):
+            here = through == fold
+            retriever = Retriever(columns, self.histories, self.vectors[fold], NEIGHBOURS, "cosine")
+            found[here], weights[here] = retriever.weighted(row_ids[here], targets[here])
+        return found, weights
