@@ -11,14 +11,15 @@ import argparse
 from pathlib import Path
 
 import pandas as pd
+import yaml
+from recbole.utils.argument_list import training_arguments
 
 from recbole_rella import compat
 from recbole_rella.arguments import keys_among, read_value
-from recbole_rella.config import RUN_ALONE, command_line
+from recbole_rella.config import command_line, plain
 from recbole_rella.experiments.plan import make_entries
 from recbole_rella.experiments.tuning import Trials, read_space, tune
 from recbole_rella.files import read_yaml, replacing, write_text
-from recbole_rella.keys import affecting
 from recbole_rella.shipped import properties_folder, tuned_file
 
 
@@ -26,6 +27,11 @@ def space_of(entry):
     """The file of what is searched for an entry: of its own name, else of its model."""
     names = entry.label.partition("+")[0].lower(), entry.model.lower()
     return next(path for name in names if (path := properties_folder() / "hyper" / f"{name}.hyper").is_file())
+
+
+def _read(value):
+    """A list that a space holds as text, as RecBole's spaces hold them."""
+    return read_value("", value) if isinstance(value, str) else value
 
 
 def search(label, dataset, trials, given, folder):
@@ -40,10 +46,10 @@ def search(label, dataset, trials, given, folder):
     table = pd.DataFrame([{**trial["params"], **trial["best_valid_result"]} for trial in found]).sort_values("auc", ascending=False)
     with replacing(Path("results") / "tuned" / dataset / f"{label}.csv") as path:
         table.to_csv(path, index=False)
-    kept = {key: value for key, value in given.items() if key not in (*affecting("run", "cost"), *RUN_ALONE)}
-    lines = [f"{key}: {value}" for key, value in ({key: best[key] for key in read_space(space)} | kept).items()]
+    kept = {key: value for key, value in given.items() if key in training_arguments and entry.has_epochs}
+    chosen = {key: plain(_read(best[key])) for key in read_space(space)} | kept
     why = f"# The best of {len(found)} trials of properties/hyper/{space.name} by validation AUC ({score:.4f}), one seed."
-    write_text(tuned_file(label, dataset), "\n".join([why, *lines, ""]))
+    write_text(tuned_file(label, dataset), f"{why}\n{yaml.safe_dump(chosen, sort_keys=False, default_flow_style=None)}")
     print(f"{label} on {dataset}: {score:.6f} of {len(found)} trials: {best}")
 
 

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import history_features, memory  # noqa: E402
+from benchmarks import history_features, memory, tuned  # noqa: E402
 from benchmarks.speed import measure, page, reading, scoring, scoring_report, training, workload  # noqa: E402
 from recbole_rella.rows.features import HistoryFeatures  # noqa: E402
 from recbole_rella.rows.history import Histories  # noqa: E402
@@ -168,3 +170,17 @@ def test_history_features_of_many_rows_are_those_of_each():
     assert case["features"] == len(history_features.NAMES) == 15 and case["values that are there"] > 0.9
     record = {"command": "x", "machine": {"cpu": "y"}, "cases": [case]}
     assert "| 3,000 |" in history_features.page(record)
+
+
+def test_what_a_search_chose_is_written_with_its_trials(movies, monkeypatch):
+    """The settings of an entry that a table takes; and every trial by its validation metrics, none by those of the test part."""
+    name, tiny = movies
+    Path("fm.hyper").write_text("embedding_size choice [4,8]\nlearning_rate choice [0.01]\n")
+    monkeypatch.setattr(tuned, "space_of", lambda entry: Path("fm.hyper"))
+    monkeypatch.setattr(tuned, "tuned_file", lambda label, dataset: Path(f"{label}.yaml"))
+    tuned.search("FM+history", name, 2, {**tiny, "stopping_step": 4}, Path("searches"))
+    chosen, trials = yaml.safe_load(Path("FM+history.yaml").read_text()), pd.read_csv(f"results/tuned/{name}/FM+history.csv")
+    assert chosen["embedding_size"] == trials["embedding_size"][0] and chosen["stopping_step"] == 4
+    assert not {"data_path", "checkpoint_dir", "show_progress"} & set(chosen)
+    assert {"auc", "uauc"} <= set(trials) and trials["auc"].is_monotonic_decreasing
+    assert 1 <= len(trials) <= 2

@@ -47,6 +47,7 @@ FEWER = {
     "2020,2021,2022 --DIN.epochs=4": "2020",
     "ReLLa,TALLRec,zero_shot": "zero_shot",
     "ReLLa,SIM,TWIN,DIN_ratings": "TWIN",
+    "ReLLa,SIM,DeepFM,DeepFM+history,LightGBM+history": "ReLLa,FM+history",
     "history_size:5,10,15,20,25,30": "history_size:5",
     "--epochs=0 ": "",
     "--max_evals=20": "--max_evals=1",
