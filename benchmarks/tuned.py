@@ -49,7 +49,7 @@ def search(label, dataset, trials, given, folder):
     kept = {key: value for key, value in given.items() if key in training_arguments and entry.has_epochs}
     chosen = {key: plain(_read(best[key])) for key in read_space(space)} | kept
     why = f"# The best of {len(found)} trials of properties/hyper/{space.name} by validation AUC ({score:.4f}), one seed."
-    write_text(tuned_file(label, dataset), f"{why}\n{yaml.safe_dump(chosen, sort_keys=False, default_flow_style=None)}")
+    write_text(tuned_file(label, dataset), f"{why}\n{yaml.safe_dump(chosen, sort_keys=False, default_flow_style=False)}")
     print(f"{label} on {dataset}: {score:.6f} of {len(found)} trials: {best}")
 
 

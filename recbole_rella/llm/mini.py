@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -39,7 +40,7 @@ from recbole_rella.prompt.tokenization import PromptTokenizer
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 3  # part of the cache key: raise it when the same input would give another LLM
+_VERSION = 4  # part of the cache key: raise it when the same input would give another LLM
 _DOCUMENTS_A_STEP = 16
 _OTHER_TOKENS = 512
 _SOFT = "history"
@@ -47,6 +48,8 @@ _SOFT = "history"
 _ROWS_ALONE = 1024
 # Beside numbers, what is said of a behaviour behind its first answer follows from that but for its degree: it counts less.
 _LATER = 0.2
+# It ends as a running mean of its weights over about this part of the steps, which varies less than the weights of one step.
+_AVERAGED = 0.2
 _MAX_POSITIONS = 4096
 # Phrases between punctuation, a parenthesis and a line break each being a piece of its own; and plain words, for
 # templates in which an answer or a rating is not such a phrase.
@@ -238,6 +241,7 @@ def _train(model, soft, tokenizer, epoch_documents, steps_an_epoch, numbers, set
     unknown, first_soft = tokenizer.eos_token_id, None if soft is None else len(tokenizer)
     tokenizer = PromptTokenizer(tokenizer, "never", system="", answers=())
     alone = None if soft is None else _alone(tokenizer, numbers, first_soft)
+    average, averaged = get_ema_multi_avg_fn(1 - 1 / (1 + _AVERAGED * total)), None
     model.train()
     with tqdm(total=total, desc="Pretraining mini", disable=not show_progress, ncols=100) as bar:
         for epoch in range(settings.epochs):
@@ -252,9 +256,15 @@ def _train(model, soft, tokenizer, epoch_documents, steps_an_epoch, numbers, set
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimizer.step()
                 schedule.step()
+                with torch.no_grad():
+                    averaged = averaged or [weights.clone() for weights in trained]
+                    average(averaged, trained, None)
                 bar.update()
                 bar.set_postfix(epoch=epoch, loss=f"{losses[-1]:.4f}")
             logger.info("Pretraining mini: epoch %d of %d, mean loss %.4f", epoch + 1, settings.epochs, np.mean(losses))
+    with torch.no_grad():
+        for weights, mean in zip(trained, averaged):
+            weights.copy_(mean)
     model.eval()
 
 
