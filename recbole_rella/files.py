@@ -107,15 +107,26 @@ def cache_key(*parts):
     return fingerprint(CACHE_VERSION, *parts)
 
 
+def _update(digest, path):
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+
+
+def file_fingerprint(path):
+    """Hash of the contents of a file, whatever its name: 16 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    _update(digest, path)
+    return digest.hexdigest()
+
+
 def folder_fingerprint(folder):
     """Hash of the names and contents of the files in `folder`: the identity of a checkpoint on disk."""
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(Path(folder).iterdir()):
         if path.is_file():
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+            _update(digest, path)
     return digest.hexdigest()
 
 

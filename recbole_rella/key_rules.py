@@ -160,12 +160,14 @@ def names_a_path(value):
 
 def llm(value):
     if not isinstance(value, str) or not value.strip():
-        return "mini, a Hugging Face hub name or a folder"
+        return "mini, a Hugging Face hub name, a folder or a GGUF file"
     folder = Path(value).expanduser()
     if value not in LLM and folder.is_dir() and not (folder / "config.json").is_file():
         return "a folder that holds a Hugging Face LLM (there is no config.json in it)"
+    if value.lower().endswith(".gguf"):
+        return None if folder.is_file() else "mini, a Hugging Face hub name, a folder or a GGUF file (this file does not exist)"
     if names_a_path(value) and not folder.is_dir():
-        return "mini, a Hugging Face hub name or a folder (this folder does not exist)"
+        return "mini, a Hugging Face hub name, a folder or a GGUF file (this folder does not exist)"
     return None
 
 

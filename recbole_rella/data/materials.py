@@ -14,6 +14,7 @@ from recbole_rella.errors import RellaError
 from recbole_rella.files import cached_arrays
 from recbole_rella.key_rules import text_encoder
 from recbole_rella.llm.backbone import Backbone
+from recbole_rella.llm.gguf_file import is_gguf, unpacked
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.retrieval.cooccurrence import cooccurrence_vectors
 from recbole_rella.retrieval.encoder import make_encoder
@@ -50,7 +51,7 @@ def item_sentences(dataset, template):
 
 
 def llm_path(dataset, texts, template, features=None, found_by=None):
-    """Where the LLM is, or its name on the hub; the embedded one is pretrained, where the cache does not have it.
+    """Where the LLM is, or its name on the hub; where the cache has not got it, mini is pretrained and a GGUF file unpacked.
 
     Args:
         dataset (KeepsWords and KeepsRows): split.
@@ -59,10 +60,11 @@ def llm_path(dataset, texts, template, features=None, found_by=None):
 
     Raises:
         LabelsError: the embedded LLM has no labels to learn from.
+        GgufError: the file cannot be read.
     """
     llm = dataset.config["llm"]
     if llm != "mini":
-        return llm
+        return unpacked(llm, cache_folder(dataset.config)) if is_gguf(llm) else llm
     if dataset.rows.label is None:
         raise LabelsError(
             "llm: expected a Hugging Face LLM for a data set without labels, found mini, which learns from labels; set threshold, "

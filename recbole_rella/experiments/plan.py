@@ -32,6 +32,7 @@ from recbole_rella.data.history import history_keys
 from recbole_rella.data.same_rows import learns_from_labels, reads_history_fields
 from recbole_rella.files import fingerprint, read_yaml
 from recbole_rella.keys import KEYS, affecting, is_word, paths, refuse
+from recbole_rella.llm.gguf_file import is_gguf
 from recbole_rella.model.fitted_at_once import FittedAtOnce
 from recbole_rella.quick_start import ModelError, find_model, make_config
 from recbole_rella.run_folder import fits_yaml
@@ -105,14 +106,14 @@ def identity(settings):
 
 
 def _contents(settings):
-    """What files that settings name hold: a template's text; names, sizes and times of a model folder's files."""
+    """What files that settings name hold: a template's text; names, sizes and times of an LLM's files."""
     found = {}
     for key in set(paths()) & set(settings):
         path = Path(str(settings[key]))
         if is_word(key, settings[key]):
             continue
         if path.is_file():
-            found[key] = path.read_text(encoding="utf-8")
+            found[key] = _stamp(path) if is_gguf(path) else path.read_text(encoding="utf-8")
         elif path.is_dir():
             found[key] = stamps(path)
     return found
@@ -122,7 +123,11 @@ def stamps(folder):
     """Names, sizes and times of the files in a folder (none, if it is not there): a cheap identity of large files."""
     if not Path(folder).is_dir():
         return []
-    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(folder).iterdir()) if p.is_file()]
+    return [_stamp(path) for path in sorted(Path(folder).iterdir()) if path.is_file()]
+
+
+def _stamp(path):
+    return path.name, path.stat().st_size, path.stat().st_mtime_ns
 
 
 # What may follow the name of a model, and the settings that it stands for.

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from recbole_rella import processes
 from recbole_rella.errors import RellaError
 from recbole_rella.files import folder_fingerprint, replacing, write_text
+from recbole_rella.llm.gguf_file import origin
 from recbole_rella.llm.hub import commit_of
 
 logger = logging.getLogger(__name__)
@@ -138,13 +139,13 @@ class Backbone:
 
     @cached_property
     def identity(self):
-        """Names the weights: the hash of a folder's files, or name and commit on the hub.
+        """Names the weights: the hash of a folder's files or of the GGUF file that it comes from, or name and commit on the hub.
 
         Returns:
             str or None: None where the version of a hub model cannot be known. Nothing of it is then kept for other runs.
         """
         if self.folder:
-            return folder_fingerprint(self.folder)
+            return origin(self.folder) or folder_fingerprint(self.folder)
         if self.commit is None:
             logger.warning(
                 "llm: no commit of %r can be found, so what depends on it (item vectors, prompts) is made anew in every run. "

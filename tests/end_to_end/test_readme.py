@@ -50,6 +50,7 @@ FEWER = {
     "ReLLa,SIM,DeepFM,DeepFM+history,LightGBM+history": "ReLLa,FM+history",
     "history_size:5,10,15,20,25,30": "history_size:5",
     "--epochs=0 ": "",
+    " --eval_rows=500": "",
     "--max_evals=20": "--max_evals=1",
 }
 
