@@ -38,6 +38,10 @@ Tuning (pip install '.[hyper]'), scoring a file of requests, and what the model 
     python run_recbole_rella.py --score=requests.jsonl --run_folder=saved/<run folder> --output_file=scores.csv
     python run_recbole_rella.py --explain=<row_id or user,item> --run_folder=saved/<run folder>
 
+What its LLM reads of a history, without any tuning:
+
+    python run_recbole_rella.py --diagnose=history --run_folder=saved/<run folder>
+
 A finished run for other programs, as a plain Hugging Face folder and its test prompts:
 
     python run_recbole_rella.py --export=<folder> --export_prompts=<file.jsonl> --run_folder=saved/<run folder>
@@ -59,6 +63,7 @@ WAYS = {
     "convert": ("--convert", ("data_path",)),
     "score": ("--score", _FINISHED),
     "explain": ("--explain", _FINISHED),
+    "diagnose": ("--diagnose", _FINISHED),
     "export": ("--export", _FINISHED),
 }
 _ON_DATA = ("run", "compare", "sweep", "tune")
@@ -143,7 +148,8 @@ def _flags():
     add = group("side by side")
     add("seeds", ("compare", "sweep"), "one run of each model for each seed, separated by commas", type=_integers)
     add("sweep", ("sweep",), "key:value,value,... : one run of each model for each value")
-    add("output_folder", ("compare", "sweep", "explain"), "where tables, pictures and explanations are written", type=_path)
+    written = ("compare", "sweep", "explain", "diagnose")
+    add("output_folder", written, "where tables, pictures and explanations are written", type=_path)
     add = group("tuning")
     add("params_file", ("tune",), "file of the searched keys: key choice [a,b], key uniform low,high, ...", type=_path)
     add("tool", ("tune",), "Hyperopt or Ray", default="Hyperopt")
@@ -158,6 +164,7 @@ def _flags():
     skips = _among("skip", "fail")
     add("bad_lines", ("score",), "skip or fail: what a line does that cannot be scored", type=skips, default="skip")
     add("explain", ("explain",), "row_id, or user,item")
+    add("diagnose", ("diagnose",), "history: test rows once more, with other histories", type=_among("history"))
     add("export", ("export",), "new folder for the LLM with its adapters merged in", type=_path)
     add("export_prompts", ("export",), "file for the prompts, as JSON Lines", type=_path)
     splits = _among("train", "valid", "test")
@@ -257,7 +264,7 @@ def _once(pairs):
 
 def _way(known, keys):
     """What the flags ask for."""
-    asking = ("convert", "sweep", "params_file", "score", "explain", "export", "export_prompts")
+    asking = ("convert", "sweep", "params_file", "score", "explain", "diagnose", "export", "export_prompts")
     asked = {name: {"params_file": "tune", "export_prompts": "export"}.get(name, name) for name in asking if getattr(known, name)}
     if len(set(asked.values())) > 1:
         raise CommandError(f"Expected one of {', '.join(f'--{name}' for name in asked)}, found all of them: start them one by one.")

@@ -70,6 +70,16 @@ def _explain(command):
     print(f"Written to {write_explanation(explanation, command.flags.output_folder or Path(folder) / 'explanations')}")
 
 
+def _diagnose(command):
+    from recbole_rella.serving.diagnosis import diagnose, write_diagnosis
+    from recbole_rella.serving.scorer import Scorer
+
+    folder = _finished_run(command)
+    diagnosis = diagnose(Scorer.load(folder, **_allowed(command)), folder)
+    print(diagnosis.text())
+    print(f"Written to {write_diagnosis(diagnosis, command.flags.output_folder or Path(folder) / 'diagnosis')}")
+
+
 def _score(command):
     from recbole_rella.serving.requests import score_file
     from recbole_rella.serving.scorer import Scorer
@@ -166,6 +176,7 @@ _WAYS = {
     "convert": _convert,
     "score": _score,
     "explain": _explain,
+    "diagnose": _diagnose,
     "export": _export,
 }
 

@@ -309,12 +309,12 @@ def test_reserved_words_side_by_side_where_folders_have_their_names(own, in_this
 
 
 def test_the_fixed_settings_of_a_search_keep_reserved_words(own, llms, home_folder):
-    from recbole_rella.experiments.tuning import _fixed_settings
-    from recbole_rella.quick_start import make_config
+    from recbole_rella.experiments.plan import make_entries
+    from recbole_rella.experiments.tuning import _of_table
 
     Path("mini").symlink_to(llms("llama"))
-    base = make_config("ReLLa", own, ["own.yaml"], {"llm": "mini", "retrieval_encoder": "tfidf", "cache_dir": "~/c"})
-    fixed = _fixed_settings(base, {})
+    given = {"llm": "mini", "retrieval_encoder": "tfidf", "cache_dir": "~/c"}
+    fixed = _of_table(make_entries(["ReLLa"]), own, ["own.yaml"], given)
     assert fixed["llm"] == "mini" and fixed["retrieval_encoder"] == "tfidf" and fixed["cache_dir"] == str(home_folder / "c")
 
 

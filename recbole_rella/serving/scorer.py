@@ -126,6 +126,11 @@ class Scorer:
         )
         return cls(parts, config, dataset)
 
+    @property
+    def kind(self):
+        """Which behaviours its prompts show, a kind of rows/fields.py."""
+        return KINDS[self.parts.settings["eval_history"]]
+
     def save_pretrained(self, folder):
         """Save what scoring new users needs, without the data set: see saved_scorer.py.
 
@@ -200,7 +205,7 @@ class Scorer:
         Returns:
             numpy.ndarray: float32 [n].
         """
-        kind = KINDS[self.parts.settings["eval_history"] if history is None else history]
+        kind = self.kind if history is None else KINDS[history]
         ids, _ = prompter.token_ids(rows, targets, np.full(len(rows), kind))
         return self.score_ids(ids, prompter.soft_vectors(rows, targets))
 

@@ -112,7 +112,7 @@ def slow(command):
     return pytest.param(command, marks=pytest.mark.slow if command.startswith("--model=DCNV2 ") else ())
 
 
-FINISHED = [c for c in COMMANDS if "--explain" in c or "--score" in c or "--export" in c]
+FINISHED = [c for c in COMMANDS if any(f"--{way}" in c for way in ("explain", "diagnose", "score", "export"))]
 SIDE_BY_SIDE = [c for c in COMMANDS if re.search("--model=\\S+,|--sweep", c)]
 TUNING = [c for c in COMMANDS if "--params_file" in c]
 DATA_SETS = [c for c in COMMANDS if re.search(f"--dataset=({'|'.join(ORIGINALS)})\\b", c)]
@@ -136,7 +136,7 @@ def test_tuning_command(command, run):
 
 
 def test_commands_on_a_finished_run(run):
-    assert len(FINISHED) == 4
+    assert len(FINISHED) == 5
     (request,) = (text for kind, text in BLOCKS if kind == "json")
     Path("requests.jsonl").write_text(request)
     done = run("--model=ReLLa --dataset=ml-100k --config_files=properties/variant/words_alone.yaml")
@@ -144,7 +144,12 @@ def test_commands_on_a_finished_run(run):
     for command in FINISHED:
         done = run(command, small=False)
         assert done.returncode == 0, done.stderr[-3000:]
-        told = {"--explain": "P(yes) 0.", "--score": "1 requests scored, 0 lines left out", "--export": "32 prompts written to"}
+        told = {
+            "--explain": "P(yes) 0.",
+            "--diagnose": "32 test rows",
+            "--score": "1 requests scored, 0 lines left out",
+            "--export": "32 prompts written to",
+        }
         assert next(text for option, text in told.items() if option in command) in done.stdout
     assert pd.read_csv("scores.csv")["candidate"].tolist() == ["181", "Dune"]
     assert Path("exported/llm/model.safetensors").is_file() and Path("exported/llm/tokenizer.json").is_file()
