@@ -14,26 +14,23 @@ from recbole_rella.config import cache_folder, chat_template
 from recbole_rella.data.crm import Crm
 from recbole_rella.data.history import history_features
 from recbole_rella.data.materials import (
-    collaborative_vectors,
     item_sentences,
     llm_path,
     make_backbone,
-    make_item_space,
     make_template,
     space_identity,
     template_texts,
 )
 from recbole_rella.data.rellax import check_numbers, conventional_model, history_numbers, soft_places
+from recbole_rella.data.retrieval import Retrieval
 from recbole_rella.files import fingerprint
-from recbole_rella.key_rules import reads_both, text_encoder
+from recbole_rella.key_rules import reads_both
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.prompt.prompter import Prompter, RowTexts
 from recbole_rella.prompt.stored_prompts import stored_prompts
 from recbole_rella.prompt.template import TemplateError
 from recbole_rella.prompt.tokenization import PromptTokenizer
-from recbole_rella.retrieval.encoder import make_encoder
 from recbole_rella.retrieval.item_space import ItemSpace, MixedSpace
-from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.rows.fields import KIND, KINDS, RECENT, ROW_ID
 
 logger = logging.getLogger(__name__)
@@ -163,39 +160,29 @@ def assemble(dataset, parts):
     ranks_candidates = config["eval_args"]["mode"] != {"valid": "labeled", "test": "labeled"}
     searches_all = by_closeness or (numbers is not None and numbers.searches)
     retrieves = len(retrieved_rows) > 0 or ranks_candidates or searches_all
-    encodes_itself = text_encoder(config) == "llm"
-    # An encoder that does not exist fails here, before any pretraining; the LLM's own waits for the LLM.
-    encoder = make_encoder(text_encoder(config), None, config) if retrieves and not encodes_itself else None
-    collaborative = collaborative_vectors(dataset) if retrieves else None
+    retrieval = Retrieval(dataset, sentences, used_rows if searches_all else retrieved_rows) if retrieves else None
 
-    def retrieval(encoder):
-        space = make_item_space(config, sentences, encoder, collaborative)
-        retriever = Retriever(rows, dataset.histories, space.vectors, config["history_size"], config["retrieval_metric"])
-        return space, retriever.searched_ahead(used_rows if searches_all else retrieved_rows, folder)
-
-    space = retriever = told = None
+    told = found_by = None
     if config["spa"] and "history" in config["spa_tokens"]:  # the embedded LLM learns from them
         check_numbers(config, numbers)
-        if numbers.searches and not encodes_itself:
-            space, retriever = retrieval(encoder)
-        told = numbers.searching(retriever)
-    backbone = make_backbone(config, llm_path(dataset, texts, template, told, retriever))
+        found_by = retrieval.retriever if numbers.searches and not retrieval.needs_llm else None
+        told = numbers.searching(found_by)
+    backbone = make_backbone(config, llm_path(dataset, texts, template, told, found_by))
     if config["llm"] == "mini":
         logger.warning(
             "llm: mini has read the ratings of the training split while it was pretrained: train_shots says how many rows tune it, "
             "not how many it has seen. Few-shot results need a real LLM."
         )
+    if retrieves:
+        retrieval.with_llm(backbone)
     tokenizer, max_tokens = make_tokenizer(config, backbone, template.system)
     soft = soft_places(config, dataset, crm, backbone.vocabulary)
-
-    encoder = make_encoder("llm", backbone, config) if retrieves and encodes_itself else encoder
     if by_closeness:
-        space, retriever = retrieval(encoder) if space is None else (space, retriever)
-        row_texts = replace(row_texts, features=row_texts.features.searching(retriever))
-    prompter, answer_ids = _with_tokens(replace(row_texts, retriever=retriever), tokenizer, max_tokens, soft, used_rows, samples)
-    if retrieves and space is None:  # after the last check that needs no vectors
-        space, retriever = retrieval(encoder)
-        prompter = replace(prompter, retriever=retriever)
+        row_texts = replace(row_texts, features=row_texts.features.searching(retrieval.retriever))
+    prompter, answer_ids = _with_tokens(row_texts, tokenizer, max_tokens, soft, used_rows, samples)
+    # After the last check that needs no vectors.
+    space, retriever = (retrieval.space, retrieval.retriever) if retrieves else (None, None)
+    prompter = replace(prompter, retriever=retriever)
     if numbers is not None:
         sources = {**soft.sources, "history": numbers.searching(retriever)}
         prompter = replace(prompter, soft=replace(soft, sources=sources))
