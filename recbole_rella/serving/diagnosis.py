@@ -2,8 +2,8 @@
 
 Nothing is tuned. The behaviours that a prompt shows are left out, replaced by those of another user's prompt, put into another
 order, or get each other's ratings; all else stays as it is. An LLM that reads the ratings of what it is shown scores the rows worse
-without them, and one that reads the order feels it when that changes. Where prompts end with the numbers of the history as a soft
-token, these stay in all of that, and are replaced by another user's in one row more.
+without them, and one that reads the order feels it when that changes. Soft tokens and gates that are made of the row itself (of the
+numbers of its history, say) stay in all of that, and are replaced by those of another user's in one line more.
 """
 
 from dataclasses import dataclass, replace
@@ -104,7 +104,7 @@ def diagnose(scorer, run_folder):
         "none": [score([history[:0] for history in shown])],
     }
     if vectors is not None:
-        scores["numbers of another user"] = [score(shown, numbers=vectors[others])]
+        scores["soft tokens and gates of another user"] = [score(shown, numbers=vectors[others])]
     return Diagnosis(run.folder.name, len(rows), _table(scores, labels, users), {name: np.array(s) for name, s in scores.items()})
 
 
