@@ -3,7 +3,7 @@
 Nothing is tuned. The behaviours that a prompt shows are left out, replaced by those of another user's prompt, put into another
 order, or get each other's ratings; all else stays as it is. An LLM that reads the ratings of what it is shown scores the rows worse
 without them, and one that reads the order feels it when that changes. Soft tokens and gates that are made of the row itself (of the
-numbers of its history, say) stay in all of that, and are replaced by those of another user's in one line more.
+numbers of its history, say) stay in all of that, and are replaced by those of another user's row in one line more.
 """
 
 from dataclasses import dataclass, replace

@@ -69,7 +69,9 @@ def test_numbers_of_another_user_are_looked_at_where_prompts_have_numbers(movies
     soft = {"spa": True, "spa_tokens": ["history"], "history_fields": ["user_mean", "item_mean"], "mini_epochs": 10}
     run_recbole_rella("ReLLa", name, config_dict={**tiny, **soft, "run_folder": "run"})
     found = diagnose(Scorer.load("run"), "run")
-    assert found.table["history"].tolist() == [*NAMES, "soft tokens and gates of another user"] and found.table["moved"].iloc[-1] > 0
+    assert (
+        found.table["history"].tolist() == [*NAMES, "soft tokens and gates of another user"] and found.table["moved"].iloc[-1] > 0
+    )
 
 
 def test_others_are_never_of_the_same_user():
