@@ -24,7 +24,7 @@ from recbole_rella.rows.item_values import ItemValues
 COMMAND = "python -m benchmarks.history_features"
 USERS, ITEMS, GENRES = 162_541, 59_047, 20
 # What is retrieved has a benchmark of its own (benchmarks/speed/retrieval.py).
-NAMES = tuple(name for name in history_names([DEFAULT_HISTORY], "genre") if not name.startswith("similar_"))
+NAMES = tuple(name for name in history_names([DEFAULT_HISTORY], "genre") if not name.startswith(("similar_", "alike_")))
 
 
 def synthetic(n, seed=0):

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _ORIGIN = "gguf.json"
 _MAGIC = b"GGUF"
+# Older versions of transformers cut some texts into other tokens than the file says.
+_READS_FILES = hasattr(transformers, "GgufConfig")
 
 
 class GgufError(RellaError):
@@ -59,7 +61,8 @@ def unpacked(path, cache_folder):
         pathlib.Path: a Hugging Face checkpoint folder.
 
     Raises:
-        GgufError: the package gguf is missing, the file is none or one of several, or transformers cannot read its architecture.
+        GgufError: the package gguf is missing, transformers is too old or does not read the architecture, or the file is none, or
+            one of several.
     """
     path = Path(path).expanduser().resolve()
     _check(path)
@@ -74,6 +77,11 @@ def unpacked(path, cache_folder):
 
 
 def _check(path):
+    if not _READS_FILES:
+        raise GgufError(
+            f"llm: expected a version of transformers that reads {path.name} as it is (5.24 does), found "
+            f"{transformers.__version__}: pip install --upgrade transformers"
+        )
     if importlib.util.find_spec("gguf") is None:
         raise GgufError(f"llm: expected the package gguf to read {path.name}, found none: pip install 'recbole_rella[gguf]'")
     part = re.search(r"-\d{5}-of-\d{5}\.gguf$", path.name)
@@ -123,12 +131,6 @@ def _with_whole_tokens(tokenizer, path):
     return tokenizer
 
 
-def _dequantized():
-    """What newer versions of transformers have to be told, which may leave weights packed; older ones always unpack them."""
-    found = getattr(transformers, "GgufConfig", None)
-    return {} if found is None else {"quantization_config": found(dequantize=True)}
-
-
 def _plain(model):
     """The same LLM as one that no quantization is known of, on the same weights: transformers saves no other."""
     config = copy.deepcopy(model.config)
@@ -146,7 +148,11 @@ def _unpack(path, identity, folder):
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
     try:
         tokenizer = _with_whole_tokens(AutoTokenizer.from_pretrained(**where), path)
-        model = _plain(AutoModelForCausalLM.from_pretrained(**where, **_dequantized(), dtype=torch.float32))
+        model = _plain(
+            AutoModelForCausalLM.from_pretrained(
+                **where, quantization_config=transformers.GgufConfig(dequantize=True), dtype=torch.float32
+            )
+        )
     except Exception as error:  # of a damaged file and of an unknown architecture alike, in many ways
         raise GgufError(
             f"llm: expected a GGUF file of an architecture that transformers reads, found {path}, which cannot be loaded "

@@ -16,6 +16,8 @@ from recbole_rella.llm.backbone import Backbone
 from recbole_rella.llm.gguf_file import GgufError, is_gguf, unpacked
 from recbole_rella.serving.scorer import Scorer
 
+reads = pytest.mark.skipif(not gguf_file._READS_FILES, reason="this version of transformers is refused")
+
 
 def write_gguf(path, folder, quantization=None):
     """Write a Qwen2 checkpoint as llama.cpp's converter does: its own names of tensors and settings, a byte-level tokenizer."""
@@ -62,6 +64,7 @@ def made(llms, tmp_path):
     return write_gguf(tmp_path / "tiny.gguf", folder), folder
 
 
+@reads
 def test_the_weights_are_those_of_the_checkpoint_and_so_are_the_tokens(made, tmp_path):
     path, folder = made
     found, expected = Backbone(unpacked(path, tmp_path / "cache"), "cpu"), Backbone(folder, "cpu")
@@ -75,6 +78,7 @@ def test_the_weights_are_those_of_the_checkpoint_and_so_are_the_tokens(made, tmp
     assert talks[0] == talks[1] and len(talks[0]) < 15  # the marks of the chat format are a token each
 
 
+@reads
 def test_quantized_weights_are_those_that_the_file_holds(llms, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", llms("qwen2"), gguf.GGMLQuantizationType.Q8_0)
     model = Backbone(unpacked(path, tmp_path / "cache"), "cpu").model
@@ -85,6 +89,7 @@ def test_quantized_weights_are_those_that_the_file_holds(llms, tmp_path):
     assert model.dtype == torch.float32
 
 
+@reads
 def test_it_is_unpacked_once_and_again_where_the_folder_is_damaged(made, tmp_path, monkeypatch):
     path, _ = made
     unpack, times = gguf_file._unpack, []
@@ -99,6 +104,7 @@ def test_it_is_unpacked_once_and_again_where_the_folder_is_damaged(made, tmp_pat
     assert len(times) == 3 and identity.startswith("gguf ")
 
 
+@reads
 def test_a_run_with_it_gives_the_scores_of_the_checkpoint(made, movies):
     path, folder = made
     name, tiny = movies
@@ -112,6 +118,7 @@ def test_a_run_with_it_gives_the_scores_of_the_checkpoint(made, movies):
     np.testing.assert_allclose(*scores, atol=1e-5)
 
 
+@reads
 def test_files_that_cannot_be_read(made, movies, tmp_path, monkeypatch):
     path, _ = made
     name, tiny = movies
@@ -137,3 +144,9 @@ def test_files_that_cannot_be_read(made, movies, tmp_path, monkeypatch):
     monkeypatch.setattr(gguf_file.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GgufError, match=r"pip install 'recbole_rella\[gguf\]'"):
         unpacked(path, tmp_path / "cache")
+
+
+def test_an_older_transformers_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf_file, "_READS_FILES", False)
+    with pytest.raises(GgufError, match="expected a version of transformers that reads tiny.gguf as it is"):
+        unpacked(tmp_path / "tiny.gguf", tmp_path / "cache")
