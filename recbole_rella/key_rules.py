@@ -12,11 +12,14 @@ import jinja2
 
 
 def one_of(*allowed):
+    """A rule: one of these values, of the same type."""
     names = ", ".join("none" if a is None else str(a) for a in allowed)
     return lambda value: None if any(value is a or (type(value) is type(a) and value == a) for a in allowed) else f"one of {names}"
 
 
 def integer(low, optional=False):
+    """A rule: an integer of at least `low`, or perhaps None."""
+
     def rule(value):
         if (optional and value is None) or (type(value) is int and value >= low):
             return None
@@ -26,6 +29,8 @@ def integer(low, optional=False):
 
 
 def number(low, high=float("inf"), above=False):
+    """A rule: a number from `low` to `high`, or above `low`."""
+
     def rule(value):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if is_number and (low < value if above else low <= value) and value <= high:
@@ -36,18 +41,22 @@ def number(low, high=float("inf"), above=False):
 
 
 def boolean(value):
+    """True or False."""
     return None if isinstance(value, bool) else "True or False"
 
 
 def text(value):
+    """A text that is not empty."""
     return None if isinstance(value, str) and value.strip() else "text"
 
 
 def optional_text(value):
+    """A text that is not empty, or None."""
     return None if value is None or text(value) is None else "text, or none"
 
 
 def jinja(value):
+    """A text that Jinja2 parses."""
     if not isinstance(value, str):
         return "Jinja2 text"
     try:
@@ -58,11 +67,13 @@ def jinja(value):
 
 
 def texts(value):
+    """A list of texts, none of them empty."""
     fits = isinstance(value, list) and value and all(isinstance(v, str) and v for v in value)
     return None if fits else "a list of texts that is not empty"
 
 
 def two_answers(value):
+    """The positive and the negative answer of a prompt, two texts."""
     if isinstance(value, list) and any(isinstance(v, bool) for v in value):
         return "two texts (quote them: a bare Yes or No is a boolean in YAML)"
     fits = isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) and v.strip() == v != "" for v in value)
@@ -70,6 +81,7 @@ def two_answers(value):
 
 
 def words_of_codes(value):
+    """Words for the codes of fields, dict of dict."""
     fits = isinstance(value, dict) and all(isinstance(codes, dict) for codes in value.values())
     return None if fits else "a dictionary {field: {code: words}}"
 
@@ -81,6 +93,7 @@ COUNTS = ("users", "items", "rows", "split_rows", "train", "valid", "test", "lis
 
 
 def counts(value):
+    """Published counts of a data set, by the names of COUNTS."""
     fits = isinstance(value, dict) and set(value) <= set(COUNTS) and all(type(count) is int for count in value.values())
     return None if fits else f"a dictionary {{name: integer}} with names among {', '.join(COUNTS)}"
 
@@ -102,6 +115,7 @@ def same_field(name):
 
 
 def history_fields(value):
+    """Names of history features, a list without repetitions, or None."""
     if value is None:
         return None
     words = (DEFAULT_HISTORY, MEAN_EMBEDDING, *HISTORY_NUMBERS)
@@ -116,6 +130,7 @@ def history_fields(value):
 
 
 def buckets(value):
+    """How many buckets numbers are put into; 0 for none."""
     return None if type(value) is int and (value == 0 or value > 1) else "an integer of at least 2, or 0"
 
 
@@ -124,6 +139,7 @@ SOFT_TOKENS = ("behaviours", "target", "user", "history", "row")
 
 
 def soft_tokens(value):
+    """What soft tokens stand for, a list of words of SOFT_TOKENS."""
     fits = isinstance(value, list) and value and set(map(str, value)) <= set(SOFT_TOKENS) and len(set(value)) == len(value)
     return None if fits else f"a list of words among {', '.join(SOFT_TOKENS)}, each once"
 
@@ -133,6 +149,7 @@ IDENTITIES = ("rows", "llm", "encoder", "prompts", "crm", "version")
 
 
 def changes(value):
+    """What of a finished run may have changed, a list of words of IDENTITIES."""
     fits = isinstance(value, list) and all(isinstance(v, str) and v in IDENTITIES for v in value)
     return None if fits else f"a list of words among {', '.join(IDENTITIES)}"
 
@@ -142,6 +159,7 @@ RIVALS = ("Bias", "Tree")
 
 
 def rivals(value):
+    """What is fitted beside a run of ReLLa, a list of names of RIVALS."""
     fits = isinstance(value, list) and all(isinstance(v, str) and v in RIVALS for v in value) and len(set(value)) == len(value)
     return None if fits else f"a list of different names among {', '.join(RIVALS)}"
 
@@ -159,6 +177,7 @@ def names_a_path(value):
 
 
 def llm(value):
+    """An LLM: mini, a name on the hub, a folder or a GGUF file; those on disk exist."""
     if not isinstance(value, str) or not value.strip():
         return "mini, a Hugging Face hub name, a folder or a GGUF file"
     folder = Path(value).expanduser()
@@ -172,6 +191,7 @@ def llm(value):
 
 
 def encoder(words):
+    """A rule: one of these encoders, or a name or folder of sentence-transformers."""
     expected = f"{', '.join(words)}, or the name or folder of a sentence-transformers model"
 
     def rule(value):
@@ -198,6 +218,7 @@ def text_encoder(settings):
 
 
 def word_or_jinja_file(words):
+    """A rule: one of these words, or the path of a file that Jinja2 parses."""
     expected = f"{', '.join(words)}, or the path of a Jinja2 file"
 
     def rule(value):
@@ -216,6 +237,7 @@ def word_or_jinja_file(words):
 
 
 def run_folder(value):
+    """The folder of an earlier run, or None."""
     expected = "the folder of an earlier run, or none"
     if value is None or (isinstance(value, str) and (Path(value).expanduser() / "config.yaml").is_file()):
         return None
@@ -237,6 +259,7 @@ def reads_both(settings):
 
 
 def train_history(value):
+    """The kinds of behaviours of which every shot gives a sample: a word, or a list."""
     if isinstance(value, str):
         fits = value in (MIXED, *HISTORIES)
     else:
@@ -251,6 +274,7 @@ def names_a_run(value):
 
 
 def crm(value):
+    """A conventional model: its name, the folder of a run, or None."""
     if value is None or (isinstance(value, str) and re.fullmatch(r"[\w.+]+", value)):
         return None
     return (problem := run_folder(value)) and f"the name of a model, or {problem}"
@@ -260,4 +284,5 @@ ADAPTERS = ("ReLLa",)
 
 
 def adapters(value):
+    """Adapters to start from: ReLLa, the folder of a run, or None."""
     return None if value in ADAPTERS else (problem := run_folder(value)) and f"ReLLa, or {problem}"

@@ -134,6 +134,20 @@ def _stamp(path):
 SUFFIXES = {"history": {"history_fields": ["default"]}}
 
 
+def make_run(experiment, entry, seed, value=None):
+    """A run of an entry on the rows of an experiment.
+
+    Args:
+        experiment (Experiment): has ReLLa's configuration and the split.
+        entry (Entry), seed (int): of the run.
+        value (optional): what a sweep set.
+
+    Returns:
+        Run: with all its settings.
+    """
+    return Run(entry, seed, value, settings_of(entry, experiment.base, seed, experiment.split_file.resolve()))
+
+
 def tuned_settings(label, dataset):
     """What was chosen on validation for an entry on a data set (properties/tuned), dict; empty where nothing was."""
     path = tuned_file(label, dataset)

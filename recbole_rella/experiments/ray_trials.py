@@ -19,6 +19,14 @@ logger = logging.getLogger(__name__)
 SCORE = "valid_score"
 
 
+def plain_metrics(result):
+    """The metrics of what `objective_function` returns, as plain floats: best_valid_result and test_result, dict of dict."""
+    return {
+        name: {metric: float(value) for metric, value in (result[name] or {}).items()}
+        for name in ("best_valid_result", "test_result")
+    }
+
+
 def _trial(params, fixed=None):
     """One trial, in a process of Ray's."""
     import ray
@@ -32,11 +40,7 @@ def _trial(params, fixed=None):
             [fixed],
             callback=lambda epoch, score: session.report({SCORE: score, "done_by_itself": False}),
         )
-    plain = {
-        name: {metric: float(value) for metric, value in (result[name] or {}).items()}
-        for name in ("best_valid_result", "test_result")
-    }
-    session.report({**result, **plain, SCORE: float(result["best_valid_score"]), "done_by_itself": True})
+    session.report({**result, **plain_metrics(result), SCORE: float(result["best_valid_score"]), "done_by_itself": True})
 
 
 def _ray_space(space, algo):

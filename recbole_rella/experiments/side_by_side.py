@@ -9,11 +9,10 @@ from recbole.utils import init_seed
 
 from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.experiments.plan import (
-    Run,
     check_settings,
     make_base,
     make_entries,
-    settings_of,
+    make_run,
     shared_settings,
     stamps,
     tuned_settings,
@@ -187,11 +186,7 @@ def run_side_by_side(models, dataset=None, config_file_list=None, config_dict=No
     """
     experiment = make_experiment(make_entries(models), dataset, config_file_list, config_dict, bias=True)
     seeds = seeds_of(experiment, seeds)
-    runs = [
-        Run(entry, seed, None, settings_of(entry, experiment.base, seed, experiment.split_file.resolve()))
-        for entry in experiment.entries
-        for seed in seeds
-    ]
+    runs = [make_run(experiment, entry, seed) for entry in experiment.entries for seed in seeds]
     outcomes = run_all(experiment, runs, report)
     of_runs = runs_table(outcomes, [run.entry.label for run in runs])
     table, pairs = models_table(of_runs, outcomes, experiment.labels[experiment.split.test])

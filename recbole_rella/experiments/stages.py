@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recbole_rella import processes
 from recbole_rella.errors import RellaError
-from recbole_rella.experiments.plan import Entry, Run, make_entries, settings_of
+from recbole_rella.experiments.plan import Entry, make_entries, make_run
 from recbole_rella.experiments.runs import execute
 from recbole_rella.files import read_yaml
 from recbole_rella.key_rules import names_a_run
@@ -63,18 +63,14 @@ def _first(experiment, run):
     found, settings = {}, run.settings
     if wants_stages({"crm": settings.get("crm")}):
         (entry,) = make_entries([settings["crm"]])
-        found["crm"] = _run(experiment, entry, run.seed)
+        found["crm"] = make_run(experiment, entry, run.seed)
     if is_word("adapter_from", settings.get("adapter_from")):
-        stage = _run(experiment, Entry("ReLLa", "ReLLa", {}), run.seed)
+        stage = make_run(experiment, Entry("ReLLa", "ReLLa", {}), run.seed)
         kept = {key: value for key, value in stage.settings.items() if key not in _THIRD_STAGE}
         # A data set's file may have turned them on.
         off = {key: False for key in ("spa", "cflora") if experiment.base.rella_defaults.get(key)}
         found["adapter_from"] = replace(stage, settings={**kept, **off})
     return found
-
-
-def _run(experiment, entry, seed):
-    return Run(entry, seed, None, settings_of(entry, experiment.base, seed, experiment.split_file.resolve()))
 
 
 def run_stages(model=None, dataset=None, config_file_list=None, config_dict=None, report=print):
@@ -101,7 +97,7 @@ def run_stages(model=None, dataset=None, config_file_list=None, config_dict=None
         raise StageError(f"config_files: expected one file with crm or adapter_from, found {variants}.")
     entries = make_entries(variants or [model or "ReLLa"])
     experiment = make_experiment(entries, dataset, [file for file in files if str(file) not in variants], config_dict)
-    (outcome,) = run_all(experiment, [_run(experiment, entries[0], experiment.base["seed"])], report)
+    (outcome,) = run_all(experiment, [make_run(experiment, entries[0], experiment.base["seed"])], report)
     if outcome.metrics is None:
         raise StageError(f"{entries[0].label} failed: {outcome.failure} [{outcome.folder}]")
     for name in ("valid", "test"):

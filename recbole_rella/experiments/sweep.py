@@ -8,7 +8,7 @@ import yaml
 
 from recbole_rella.arguments import flags, read_value
 from recbole_rella.config import PATHS, RUN_ALONE, data_keys
-from recbole_rella.experiments.plan import Entry, Run, make_base, make_entries, settings_of, with_each_history
+from recbole_rella.experiments.plan import Entry, make_base, make_entries, make_run, with_each_history
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import replacing, write_text
@@ -119,9 +119,9 @@ def run_sweep(sweep, models, dataset=None, config_file_list=None, config_dict=No
     for entry in with_each_history(entries, {**experiment.base.given_config_dict, key: None}):
         for value in values:
             own = _with(entry, key, value)
-            settings = [settings_of(own, experiment.base, seed, experiment.split_file.resolve()) for seed in seeds]
-            if _has_room(settings[0], experiment.base):
-                runs += [Run(own, seed, value, of_seed) for seed, of_seed in zip(seeds, settings)]
+            of_value = [make_run(experiment, own, seed, value) for seed in seeds]
+            if _has_room(of_value[0].settings, experiment.base):
+                runs += of_value
             else:
                 report(f"{entry.label} is left out at {key} {value}: history_recent_size is above history_size.")
     outcomes = run_all(experiment, runs, report)

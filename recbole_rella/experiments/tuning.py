@@ -18,11 +18,11 @@ import yaml
 
 from recbole_rella.config import no_command_line
 from recbole_rella.errors import RellaError
-from recbole_rella.experiments.plan import Run, identity, make_base, make_entries, settings_of
-from recbole_rella.experiments.ray_trials import ray_search
+from recbole_rella.experiments.plan import identity, make_base, make_entries, make_run, settings_of
+from recbole_rella.experiments.ray_trials import plain_metrics, ray_search
 from recbole_rella.experiments.side_by_side import make_experiment
 from recbole_rella.experiments.stages import with_stages
-from recbole_rella.files import fingerprint, write_yaml
+from recbole_rella.files import fingerprint, write_text, write_yaml
 from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config, objective_function
 from recbole_rella.run_folder import fits_yaml, model_name
@@ -111,11 +111,15 @@ class Trials:
 
     def lines(self):
         """The trials of these settings, list of dict: params, model, best_valid_result, test_result and others."""
+        return [trial for trial in self._all() if trial["of"] == self._of]
+
+    def _all(self):
+        """The trials of all settings that are in the file; a line that does not read is of none."""
         found = []
         for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else []:
-            with contextlib.suppress(json.JSONDecodeError):  # the last line, where a search was ended while it wrote
+            with contextlib.suppress(json.JSONDecodeError):
                 found.append(json.loads(line))
-        return [trial for trial in found if trial["of"] == self._of]
+        return found
 
     def objective(self, params, files):
         """`objective_function`, for params that no trial had."""
@@ -123,13 +127,9 @@ class Trials:
         if known:
             return known[-1]
         result = objective_function(params, files)
-        plain = {
-            name: {metric: float(value) for metric, value in (result[name] or {}).items()}
-            for name in ("best_valid_result", "test_result")
-        }
-        result = {**result, **plain, "best_valid_score": float(result["best_valid_score"])}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"of": self._of, "params": params, **result}) + "\n")
+        result = {**result, **plain_metrics(result), "best_valid_score": float(result["best_valid_score"])}
+        trials = [*self._all(), {"of": self._of, "params": params, **result}]
+        write_text(self._path, "".join(f"{json.dumps(trial)}\n" for trial in trials))
         return result
 
 
@@ -241,8 +241,7 @@ def _of_table(entries, dataset, config_file_list, config_dict):
     """All settings of an entry in a table; folders absolute, as Ray runs each trial in another."""
     experiment = make_experiment(entries, dataset, config_file_list, config_dict)
     (entry,), base = entries, experiment.base
-    run = Run(entry, base["seed"], None, settings_of(entry, base, base["seed"], experiment.split_file.resolve()))
-    (run,) = with_stages(experiment, [run], print)
+    (run,) = with_stages(experiment, [make_run(experiment, entry, base["seed"])], print)
     folders = {"checkpoint_dir": str(Path(base["checkpoint_dir"]).resolve())}
     if base["dataset"] != "ml-100k":  # which RecBole brings itself
         folders["data_path"] = str(Path(base["data_path"]).parent.resolve())

@@ -1,9 +1,8 @@
 """Item vectors from who did what: items are close that have rows of the same users. No rating enters, no other model is needed."""
 
 import numpy as np
-from scipy.sparse import coo_array
-from sklearn.decomposition import TruncatedSVD
-from sklearn.preprocessing import normalize
+
+from recbole_rella.retrieval.factors import item_factors
 
 
 def cooccurrence_vectors(users, items, shape, size=32):
@@ -24,7 +23,4 @@ def cooccurrence_vectors(users, items, shape, size=32):
     item, user = pairs // shape[0], pairs % shape[0]
     of_item, of_user = np.bincount(item, minlength=shape[1]), np.bincount(user, minlength=shape[0])
     weights = 1 / np.sqrt(of_item[item] * of_user[user].astype(np.float64))
-    matrix = coo_array((weights, (item, user)), shape=shape[::-1]).tocsr()
-    vectors = TruncatedSVD(min(size, min(shape) - 1), random_state=0).fit_transform(matrix)
-    vectors[of_item == 0] = 0.0  # but for rounding they are that
-    return normalize(vectors).astype(np.float32)
+    return item_factors(user, item, weights, shape, size)

@@ -11,10 +11,8 @@ each fold (cross-fitting). Rows that are evaluated, and requests, are looked at 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from sklearn.decomposition import TruncatedSVD
-from sklearn.preprocessing import normalize
 
+from recbole_rella.retrieval.factors import item_factors
 from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.rows.history import NO_SPLIT, TRAIN, Histories, Rows
 from recbole_rella.rows.item_statistics import ItemStatistics, answers_of, training_rows
@@ -38,15 +36,10 @@ def residual_vectors(users, items, residuals, shape, size=32):
     Returns:
         numpy.ndarray: float32 [items, size], unit vectors; zeros for items of which nothing is said.
     """
+    if not np.any(residuals):  # the SVD of nothing divides by its variance
+        return np.zeros((shape[1], max(1, min(size, min(shape) - 1))), dtype=np.float32)
     counts = np.bincount(items, minlength=shape[1])
-    size = max(1, min(size, min(shape) - 1))
-    if not np.any(residuals):
-        return np.zeros((shape[1], size), dtype=np.float32)
-    weighted = residuals / np.sqrt(counts[items] + _SHRINKAGE)
-    matrix = coo_array((weighted, (items, users)), shape=shape[::-1]).tocsr()
-    vectors = TruncatedSVD(size, random_state=0).fit_transform(matrix)
-    vectors[counts == 0] = 0.0  # but for rounding they are that
-    return normalize(vectors).astype(np.float32)
+    return item_factors(users, items, residuals / np.sqrt(counts[items] + _SHRINKAGE), shape, size)
 
 
 def alike_vectors(rows, shape):

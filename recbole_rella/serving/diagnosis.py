@@ -90,8 +90,8 @@ def diagnose(scorer, run_folder):
     others = _of_other_users(users, random)
     vectors = prompter.soft_vectors(rows, targets)
 
-    def score(histories, of=prompter, numbers=vectors):
-        ids = [of.fitted(int(row), int(target), history)[0] for row, target, history in zip(rows, targets, histories)]
+    def score(histories, numbers=vectors):
+        ids = [prompter.fitted(int(row), int(target), history)[0] for row, target, history in zip(rows, targets, histories)]
         return scorer.score_ids(ids, numbers)
 
     scores = {

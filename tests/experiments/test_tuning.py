@@ -130,6 +130,7 @@ def test_a_search_goes_on_after_the_trials_that_are_done(movies, monkeypatch):
     assert search(movies) == first and len(tried) == 4 and Path("out/hyper.result").read_text() == results
     trials.write_text(trials.read_text()[:-40])  # ended in the middle of a line
     assert search(movies) == first and len(tried) == 5 and Path("out/hyper.result").read_text() == results
+    assert search(movies) == first and len(tried) == 5  # what was tried again is kept, whatever stood before it
     name, tiny = movies
     search((name, {**tiny, "lora_alpha": 3}), "lora_r choice [2]\n")  # of other fixed settings, none is taken
     assert len(tried) == 6
