@@ -11,7 +11,12 @@ from pathlib import Path
 # Read when libraries are imported. Workers run beside each other: two with two threads each would stand in their own way.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# Seconds are asked of benchmarks, never of a test: what is slow once, on a machine that does something else, is no fault.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_xdist_auto_num_workers():
