@@ -1,6 +1,5 @@
 """SIM: what it reads of a row's past, what it attends to, and that it learns."""
 
-import copy
 import logging
 import pickle
 
@@ -298,12 +297,6 @@ def test_attention_over_as_many_as_there_are_is_plain_attention():
     assert not found[3].any()  # nothing to attend to
     (found.sum()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in unit.parameters())
-    few = copy.deepcopy(unit)
-    for count in (9, 20):
-        few.count = count
-        torch.testing.assert_close(few(target, behaviours, there), found)
-    few.count = 2
-    assert not torch.allclose(few(target, behaviours, there)[0], found[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("search", ["soft", "attention"])
@@ -318,8 +311,27 @@ def test_a_search_for_more_than_there_are_attends_to_all(search, made):
         model.load_state_dict(few.state_dict())
     torch.testing.assert_close(exact.predict(batch), many.predict(batch))
     assert (few.predict(batch) - many.predict(batch)).abs().max() > 1e-4
-    many.branches[1].count = many.search_unit = None
+    many.search, many.search_unit = "soft", None  # no search at all
     torch.testing.assert_close(exact.predict(batch), many.predict(batch))
+
+
+def test_searched_attention_learns_as_if_all_behaviours_had_been_read(made):
+    """The search runs without gradients, and behaviours that it leaves out are read nowhere else: gradients stay those of a plain
+    walk through all."""
+    _, _, loaders, few = made(sim_search="attention", sim_size=3)
+    _, _, _, plain = made(sim_search="attention", sim_size=10**6)
+    plain.load_state_dict(few.state_dict())
+    batch = batch_of(loaders, 0)
+    few.calculate_loss(batch).backward()
+    fields, target, (recent, (behaviours, there)) = plain._read(batch)
+    scores = plain.branches[1].scores(target, behaviours).masked_fill(~there, -torch.inf)
+    best = scores.argsort(dim=1, descending=True)[:, :3]
+    rows = torch.arange(len(best)).unsqueeze(1)
+    logits = plain.predict_layer(plain._hidden(fields, target, [recent, (behaviours[rows, best], there[rows, best])])).squeeze(-1)
+    F.binary_cross_entropy_with_logits(logits, batch["label"]).backward()
+    for (name, one), other in zip(few.named_parameters(), plain.parameters()):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-6, rtol=1e-4, msg=name)
+    assert few.of_gap.weight.grad.abs().max() > 1e-4
 
 
 def test_the_loss_of_the_search_is_a_term_of_its_own(made):

@@ -23,6 +23,8 @@ from recbole_rella.data.behaviours import GAPS, BehaviourTransform, with_behavio
 from recbole_rella.rows.fields import BEHAVIOUR_COLUMNS
 from recbole_rella.run_folder import identities_of
 
+_SEARCHED_AT_A_TIME = 64  # rows whose past attention searches at a time: so few vectors stay in a processor's cache
+
 
 class ActivationUnit(nn.Module):
     """DIN's attention, as the authors of ReLLa have it: weights that sum to anything, so that many behaviours weigh more than few.
@@ -60,27 +62,23 @@ def inner_products(query, key, target, behaviours):
 
 
 class TargetAttention(nn.Module):
-    """Scaled dot-product attention of the target to behaviours, of one head; over the `count` with the highest scores alone.
-
-    With `count` it is TWIN's: the same scores search and attend. Without, or with as many as there are, it attends to all.
+    """Scaled dot-product attention of the target to behaviours, of one head. TWIN searches by its scores, too.
 
     Args:
         size (int): E, of targets and behaviours.
-        count (int, optional): how many behaviours are attended to.
     """
 
-    def __init__(self, size, count=None):
+    def __init__(self, size):
         super().__init__()
         self.query, self.key, self.value, self.output = (nn.Linear(size, size, bias=False) for _ in range(4))
-        self.count = count
+
+    def scores(self, target, behaviours):
+        """The scores of behaviours, float32 [n, L]; those that are not there have some, too."""
+        return inner_products(self.query, self.key, target, behaviours) / behaviours.shape[-1] ** 0.5
 
     def forward(self, target, behaviours, there):
         """The attended behaviours, float32 [n, E], zeros where there are none; arguments as of `ActivationUnit.forward`."""
-        scores = inner_products(self.query, self.key, target, behaviours) / behaviours.shape[-1] ** 0.5
-        if self.count is not None and self.count < scores.shape[1]:
-            places = highest(scores, there, self.count)
-            scores, there = scores.gather(1, places), there.gather(1, places)
-            behaviours = taken(behaviours, places)
+        scores = self.scores(target, behaviours)
         # The lowest number and not -inf, of which a history without behaviours would make nan; it is no behaviour's all the same.
         weights = scores.masked_fill(~there, torch.finfo(scores.dtype).min).softmax(dim=-1) * there
         return self.output(self.value((weights.unsqueeze(1) @ behaviours).squeeze(1)))
@@ -160,8 +158,7 @@ class SIM(ContextRecommender):
         if self.search in ("semantic", "category"):
             self.branches = nn.ModuleList(ActivationUnit(size, hidden[-1]) if there else None for there in branches)
         else:
-            counts = (None, self.count if self.search == "attention" else None)
-            self.branches = nn.ModuleList(TargetAttention(size, count) if there else None for there, count in zip(branches, counts))
+            self.branches = nn.ModuleList(TargetAttention(size) if there else None for there in branches)
         soft = self.search == "soft" and branches[1]
         self.search_unit = SearchUnit(size, fields_size, hidden, dropout) if soft else None
         self.mlp_layers = MLPLayers([fields_size + size * sum(branches), *hidden], dropout)
@@ -206,19 +203,33 @@ class SIM(ContextRecommender):
         interaction = with_behaviours(self.behaviours, interaction, self.ITEM_ID)
         fields = self.concat_embed_input_fields(interaction).flatten(1)
         table = self._item_table()
+        target = F.embedding(interaction[self.ITEM_ID], table)
         # relu(W [item; answer; gap] + c), with W cut into three: each is applied to its embeddings, not to every behaviour.
-        of_item, branches = self.of_item(table), []
-        for unit, (items, answers, gaps) in zip(self.branches, BEHAVIOUR_COLUMNS):
+        of_item = self.of_item(table)
+        of_answer = None if self.answers is None else self.of_answer(self.answers.weight)
+        of_gap = None if self.gaps is None else self.of_gap(self.gaps.weight)
+
+        def behaviours(columns):
+            vectors = F.embedding(columns[0], of_item)
+            for column, part in zip(columns[1:], (of_answer, of_gap)):
+                if part is not None:
+                    vectors += F.embedding(column, part)
+            return vectors.relu_()
+
+        branches = []
+        for place, (unit, names) in enumerate(zip(self.branches, BEHAVIOUR_COLUMNS)):
             if unit is None:
                 branches.append(None)
                 continue
-            vectors = F.embedding(interaction[items], of_item)
-            if self.answers is not None:
-                vectors = vectors + F.embedding(interaction[answers], self.of_answer(self.answers.weight))
-            if self.gaps is not None:
-                vectors = vectors + F.embedding(interaction[gaps], self.of_gap(self.gaps.weight))
-            branches.append((vectors.relu(), interaction[items] > 0))
-        return fields, F.embedding(interaction[self.ITEM_ID], table), branches
+            columns = [interaction[name] for name in names]
+            if place == 1 and self.search == "attention" and self.count < columns[0].shape[1]:
+                with torch.no_grad():  # which are chosen has no gradient, so that those of the chosen alone are computed
+                    slices = zip(target.split(_SEARCHED_AT_A_TIME), *(column.split(_SEARCHED_AT_A_TIME) for column in columns))
+                    scores = torch.cat([unit.scores(rows, behaviours(part)) for rows, *part in slices])
+                places = highest(scores, columns[0] > 0, self.count)
+                columns = [column.gather(1, places) for column in columns]
+            branches.append((behaviours(columns), columns[0] > 0))
+        return fields, target, branches
 
     def _hidden(self, fields, target, branches):
         """The output of the last hidden layer, float32 [n, mlp_hidden_size[-1]]."""
