@@ -55,15 +55,16 @@ Every other --key=value is a key of RecBole or of ReLLa and overrides the config
 
 # What the command can do: how messages name it, and the keys that mean something there (None stands for all of them).
 _FINISHED = ("run_folder", "checkpoint_dir", "allow_changed")
+_SCORED = (*_FINISHED, "scoring_engine", "vllm_args")
 WAYS = {
     "run": ("one run of one model", None),
     "compare": ("models side by side", None),
     "sweep": ("--sweep", None),
     "tune": ("--params_file", None),
     "convert": ("--convert", ("data_path",)),
-    "score": ("--score", _FINISHED),
-    "explain": ("--explain", _FINISHED),
-    "diagnose": ("--diagnose", _FINISHED),
+    "score": ("--score", _SCORED),
+    "explain": ("--explain", _SCORED),
+    "diagnose": ("--diagnose", _SCORED),
     "export": ("--export", _FINISHED),
 }
 _ON_DATA = ("run", "compare", "sweep", "tune")
@@ -300,7 +301,7 @@ def _check_together(command, given, ways):
         raise CommandError(f"{', '.join(astray)}: does not go with {way}; --help says what it is for.")
     others = [key for key in command.keys if allowed is not None and key not in allowed]
     if others:
-        why = "the settings of the run hold" if allowed == _FINISHED else "nothing else has an effect there"
+        why = "the settings of the run hold" if allowed in (_FINISHED, _SCORED) else "nothing else has an effect there"
         raise CommandError(f"{', '.join(others)}: expected {', '.join(allowed)} alone with {way}, where {why}.")
 
 

@@ -45,6 +45,14 @@ def _allowed(command):
     return {"allow_changed": allowed_changes(command.keys["allow_changed"])} if "allow_changed" in command.keys else {}
 
 
+def _scorer(command, folder):
+    """The Scorer of a finished run, by the engine that the command names."""
+    from recbole_rella.serving.scorer import Scorer
+
+    engine = {key: arguments.read_value(key, command.keys[key]) for key in ("scoring_engine", "vllm_args") if key in command.keys}
+    return Scorer.load(folder, **_allowed(command), **engine)
+
+
 def _export(command):
     from recbole_rella.serving.export import Export, check_new
 
@@ -62,31 +70,27 @@ def _export(command):
 
 def _explain(command):
     from recbole_rella.serving.explanation import explain, write_explanation
-    from recbole_rella.serving.scorer import Scorer
 
     folder = _finished_run(command)
-    explanation = explain(Scorer.load(folder, **_allowed(command)), command.flags.explain)
+    explanation = explain(_scorer(command, folder), command.flags.explain)
     print(explanation.text())
     print(f"Written to {write_explanation(explanation, command.flags.output_folder or Path(folder) / 'explanations')}")
 
 
 def _diagnose(command):
     from recbole_rella.serving.diagnosis import diagnose, write_diagnosis
-    from recbole_rella.serving.scorer import Scorer
 
     folder = _finished_run(command)
-    diagnosis = diagnose(Scorer.load(folder, **_allowed(command)), folder)
+    diagnosis = diagnose(_scorer(command, folder), folder)
     print(diagnosis.text())
     print(f"Written to {write_diagnosis(diagnosis, command.flags.output_folder or Path(folder) / 'diagnosis')}")
 
 
 def _score(command):
     from recbole_rella.serving.requests import score_file
-    from recbole_rella.serving.scorer import Scorer
 
     flags, output = command.flags, command.flags.output_file or "scores.csv"
-    scorer = Scorer.load(_finished_run(command), **_allowed(command))
-    good, bad = score_file(scorer, flags.score, output, flags.bad_lines)
+    good, bad = score_file(_scorer(command, _finished_run(command)), flags.score, output, flags.bad_lines)
     print(f"{good} requests scored, {bad} lines left out; written to {output}")
 
 

@@ -301,7 +301,7 @@ def _check(config, model, model_class):
     elif config.on_our_rows:
         problems += keys.check(settings)
     if not problems and ours and reads(model_class, "spa"):
-        problems += keys.check_rellax(settings)
+        problems += keys.check_rellax(settings) + keys.check_engine(settings)
     keys.refuse(problems)
     unread = [key for key in config.external_config_dict if ours and key in KEYS and not reads(model_class, key)]
     if unread and not _compared.get():

@@ -4,6 +4,7 @@ A rule takes a value and returns None where it is allowed, else what was expecte
 """
 
 import difflib
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -142,6 +143,32 @@ def soft_tokens(value):
     """What soft tokens stand for, a list of words of SOFT_TOKENS."""
     fits = isinstance(value, list) and value and set(map(str, value)) <= set(SOFT_TOKENS) and len(set(value)) == len(value)
     return None if fits else f"a list of words among {', '.join(SOFT_TOKENS)}, each once"
+
+
+# Who computes P(yes), where it is no server.
+TRANSFORMERS, VLLM = "transformers", "vllm"
+
+
+def server_urls(value):
+    """The URLs of a scoring_engine that are servers, list of str: separated by commas."""
+    return [url.strip() for url in value.split(",") if url.strip()]
+
+
+def scoring_engine(value):
+    """transformers, vllm (where it is installed), or the URLs of servers."""
+    expected = f"{TRANSFORMERS}, {VLLM}, or URLs of vLLM servers (http://host:8000), separated by commas"
+    if not isinstance(value, str) or not value.strip():
+        return expected
+    if value in (TRANSFORMERS, VLLM):
+        is_here = value == TRANSFORMERS or importlib.util.find_spec(VLLM) is not None
+        return None if is_here else f"{expected}; vllm is not installed: pip install '.[vllm]'"
+    wrong = [url for url in server_urls(value) if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?(#\S+)?", url)]
+    return f"{expected} ({wrong[0]!r} is none of these)" if wrong or not server_urls(value) else None
+
+
+def arguments(value):
+    """Arguments of a function, by name."""
+    return None if isinstance(value, dict) and all(isinstance(name, str) for name in value) else "a dictionary {name: value}"
 
 
 # What identifies a finished run, by which a loaded run is compared with the one that was trained.

@@ -129,6 +129,8 @@ KEYS = {
     "max_prompt_tokens": Key(rules.integer(8), ("prompts",), of=_RELLA),
     "train_micro_tokens": Key(rules.integer(1), ("cost",), of=_RELLA),
     "eval_micro_tokens": Key(rules.integer(1), ("cost",)),
+    "scoring_engine": Key(rules.scoring_engine, ("cost",), of=_RELLA),
+    "vllm_args": Key(rules.arguments, ("cost",), of=_RELLA),
     "cache_dir": Key(rules.optional_text, ("run",), is_path=True),
     "tree_rounds": Key(rules.integer(1), ("training",), of=_BESIDE),
     "tree_learning_rate": Key(rules.number(0, above=True), ("training",), of=_BESIDE),
@@ -209,7 +211,7 @@ _WITH_RELLA = {
 }
 
 # The first word of our grouped keys: a name that starts so is taken for one of ours.
-_GROUPS = ("llm_", "lora_", "spa_", "cflora_", "mini_", "retrieval_", "prompt_", "history_", "tree_", "sim_")
+_GROUPS = ("llm_", "lora_", "spa_", "vllm_", "cflora_", "mini_", "retrieval_", "prompt_", "history_", "tree_", "sim_")
 
 
 def nearest_key(key, recbole_keys):
@@ -317,6 +319,22 @@ def check_rellax(settings):
     if settings["adapter_from"] and not wanted:
         problems.append("adapter_from: expected none without spa and cflora, as its adapters stay as they are, found one")
     return problems
+
+
+def check_engine(settings):
+    """Check whether another program can score what a run makes; arguments and result as for `check`."""
+    of_engine = {name: KEYS[name].rule for name in ("scoring_engine", "vllm_args") if name in settings}
+    if (problems := _against(of_engine, settings)) or settings["scoring_engine"] == rules.TRANSFORMERS:
+        return problems
+    of_rows = [word for word in settings["spa_tokens"] if word in ("user", "history", "row") and settings["spa"]]
+    reasons = {
+        f"spa_tokens has {', '.join(of_rows)}, for which no exported LLM has a place": of_rows,
+        "cflora has gates, which no exported LLM has": settings["cflora"],
+        f"llm_quantization is {settings['llm_quantization']}, which is rounded otherwise elsewhere": settings["llm_quantization"],
+        "llm_shard divides the LLM, which is written whole": settings["llm_shard"],
+    }
+    found = settings["scoring_engine"]
+    return [f"scoring_engine: expected transformers, as {reason}; found {found!r}" for reason, there in reasons.items() if there]
 
 
 def check_with_rella(settings):

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 from logging import ERROR, basicConfig, getLogger
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from recbole_rella.data.same_rows import same_rows
 from recbole_rella.errors import RellaError
 from recbole_rella.files import fingerprint, read_yaml
 from recbole_rella.fitted_trainer import keeping_predictions
+from recbole_rella.key_rules import TRANSFORMERS
 from recbole_rella.metrics import row_metrics
 from recbole_rella.predictions import KeepsPredictions, row_ids_of
 from recbole_rella.reads import words_read
@@ -284,12 +286,13 @@ def _names(text):
     return [name.strip() for name in text.split(",") if name.strip()] if isinstance(text, str) else list(text or ())
 
 
-def load_run_data(run_folder, allow_changed=()):
+def load_run_data(run_folder, allow_changed=(), engine=None):
     """The data and the LLM of a run of ReLLa, compared with what the run stood on; its weights are not loaded yet.
 
     Args:
         run_folder (str or pathlib.Path): as a run of ReLLa left it.
         allow_changed (iterable of str, or str): what may differ from the run, see run_folder.IDENTITIES.
+        engine (dict, optional): scoring_engine and vllm_args; transformers by default, whatever scored the run.
 
     Returns:
         tuple: Run, config, dataset, list of the data loaders of train, valid and test.
@@ -307,13 +310,13 @@ def load_run_data(run_folder, allow_changed=()):
         raise RunError(
             f"run_folder: expected a finished run of ReLLa, found one of {run.model} without adapters in {run.folder}: {remedy}."
         )
-    return run, *_data_of(run, allow_changed)
+    return run, *_data_of(run, allow_changed, {"scoring_engine": TRANSFORMERS, **(engine or {})})
 
 
-def _data_of(run, allow_changed):
+def _data_of(run, allow_changed, changed=MappingProxyType({})):
     """The configuration, data set and data loaders of a run of ours, compared with what it stood on."""
     with no_command_line():
-        config = make_config(run.model, run.dataset, config_dict=run.settings())
+        config = make_config(run.model, run.dataset, config_dict={**run.settings(), **changed})
     dataset, loaders = load_data(config)
     assembly = dataset.assembly if is_rella(config.model_class) else dataset.behaviours
     run.check(identities_of(assembly), _names(allow_changed))
@@ -344,9 +347,9 @@ def load_data_and_model(run_folder, allow_changed=()):
     return load_rella(run_folder, allow_changed)
 
 
-def load_rella(run_folder, allow_changed=()):
-    """`load_data_and_model` of a run of ReLLa, and of no other model."""
-    run, config, dataset, loaders = load_run_data(run_folder, allow_changed)
+def load_rella(run_folder, allow_changed=(), engine=None):
+    """`load_data_and_model` of a run of ReLLa, and of no other model; engine as of `load_run_data`."""
+    run, config, dataset, loaders = load_run_data(run_folder, allow_changed, engine)
     model = _make_model(config, loaders)
     model.load_adapter(run.folder / ADAPTER)
     return config, model.eval(), dataset, *loaders

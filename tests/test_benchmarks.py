@@ -1,7 +1,6 @@
 """What the benchmarks compare computes the same: else a ratio of seconds would say nothing."""
 
 import mmap
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,11 @@ import pytest
 import torch
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks import history_features, memory, tuned  # noqa: E402
-from benchmarks.speed import measure, page, reading, scoring, scoring_report, training, workload  # noqa: E402
-from recbole_rella.rows.features import HistoryFeatures  # noqa: E402
-from recbole_rella.rows.history import Histories  # noqa: E402
-from recbole_rella.rows.item_statistics import ItemStatistics  # noqa: E402
+from benchmarks import history_features, memory, tuned
+from benchmarks.speed import measure, page, reading, scoring, scoring_report, training, workload
+from recbole_rella.rows.features import HistoryFeatures
+from recbole_rella.rows.history import Histories
+from recbole_rella.rows.item_statistics import ItemStatistics
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recbole_rella import processes
-from recbole_rella.files import replacing
+from recbole_rella.files import fingerprint, replacing
 
 
 class EncodedNumbers(nn.Module):
@@ -153,3 +153,18 @@ class Rellax(nn.Module):
         """
         for part in filter(None, (self.soft, self.gates)):
             part.load(folder)
+
+
+def trained_identity(llm, rellax=None):
+    """Names the weights that were trained: those of adapters, soft tokens and gates.
+
+    Args:
+        llm (peft.PeftModel): with adapters.
+        rellax (Rellax, optional): in it.
+
+    Returns:
+        str: 16 hexadecimal digits.
+    """
+    adapters = {name: parameter for name, parameter in llm.named_parameters() if ".lora_" in name}
+    tensors = {**adapters, **({} if rellax is None else rellax.state_dict())}
+    return fingerprint(*(part for name, tensor in tensors.items() for part in (name, tensor.detach().float().cpu().numpy())))

@@ -46,6 +46,11 @@ def pad(sequences):
     return torch.from_numpy(ids)
 
 
+def unpad(token_ids, lengths):
+    """What `pad` padded: int64 tensors [n, longest] and [n] -> list of list of int."""
+    return [row[:length] for row, length in zip(token_ids.tolist(), lengths.tolist())]
+
+
 def batches_by_tokens(lengths, budget):
     """Cut prompts into batches of similar length, longest first.
 
@@ -295,18 +300,22 @@ def answer_logits(llm, token_ids, lengths, budget, answer_ids=None, shared=False
 
 
 @contextmanager
-def merged(llm):
+def merged(llm, rounded=False):
     """Within this context LoRA adapters are part of the weights, which are the same as before to the last bit afterwards.
 
-    Only float32 weights take them in: in others the sum would be rounded, and the scores would change. Nor are adapters merged that
-    differ between rows.
+    Only float32 weights take them in, unless it is asked for: in others the sum is rounded, and the scores change. Nor are adapters
+    merged that differ between rows.
 
     Args:
         llm (torch.nn.Module): a causal LM, with or without PEFT around it.
+        rounded (bool): whether weights take them in that are not float32.
     """
     layers = [module for module in llm.modules() if isinstance(module, LoraLayer)]
     weights = [layer.get_base_layer().weight for layer in layers]
-    taken = any(weight.dtype != torch.float32 or layer.merged for layer, weight in zip(layers, weights))
+    taken = any(
+        (weight.dtype != torch.float32 and not rounded) or layer.merged or layer.disable_adapters
+        for layer, weight in zip(layers, weights)
+    )
     if not layers or taken or processes.is_divided(llm) or _is_hooked(llm):
         yield
         return

@@ -94,6 +94,11 @@ class SoftTokens(BesideAdapters):
         embedding.register_forward_pre_hook(self._before)
         embedding.register_forward_hook(self._behind)
 
+    @property
+    def first(self):
+        """The id of the first soft token: ids of the LLM's vocabulary are below it."""
+        return self._first
+
     @contextmanager
     def numbered(self, token_ids, vectors=MappingProxyType({})):
         """Within this context the LLM takes these prompts; other threads wait.

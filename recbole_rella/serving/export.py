@@ -1,24 +1,18 @@
 """A finished run for other programs: the LLM with its adapters merged in, as a Hugging Face folder; its prompts as JSON Lines.
 
-The exported LLM has the dtype of the run. In float32 its scores are the run's; in bfloat16 or float16 the sum of weights and
-adapters is rounded once, and scores differ by as much. A quantized LLM is dequantized first: the adapters were tuned on top of
-those weights, not on top of the ones before. (Over 8 bits scores still differ a little: bitsandbytes rounds a layer's input, too.)
-
-Soft tokens of items become tokens of the exported LLM: embeddings and tokenizer have one for each item, behind those of the
-vocabulary, by the ids that stand in prompt_token_ids.
+A quantized LLM is dequantized first. (Over 8 bits scores still differ a little: bitsandbytes rounds a layer's input, too.) What
+else a folder holds, and how exactly, says llm/merged_folder.py.
 """
 
-import copy
 import json
 from pathlib import Path
 
-import torch
 from peft import PeftModel
-from tokenizers import AddedToken
 
 from recbole_rella.data.rellax import make_rellax
 from recbole_rella.errors import RellaError
 from recbole_rella.files import is_new, replacing
+from recbole_rella.llm.merged_folder import write_merged
 from recbole_rella.quick_start import load_run_data
 from recbole_rella.rows.fields import KIND, KINDS, ROW_ID
 from recbole_rella.run_folder import ADAPTER
@@ -59,25 +53,17 @@ class Export:
         """
         folder = check_new(folder)
         self._refuse_rows()
-        assembly = self.dataset.assembly
-        backbone, tokenizer = assembly.backbone, assembly.backbone.tokenizer
+        assembly, prompter = self.dataset.assembly, self.dataset.assembly.prompter
+        backbone, soft = assembly.backbone, {}
+        # Adapters were tuned on top of the weights as they were quantized, not on top of the ones before.
         base = backbone.model.dequantize() if backbone.quantization else backbone.model
-        adapted, items = PeftModel.from_pretrained(base, self.run.folder / ADAPTER), None
-        if (rellax := make_rellax(self._config, adapted, assembly, self._parts["train"].inter_feat[ROW_ID].numpy())) is not None:
+        llm = PeftModel.from_pretrained(base, self.run.folder / ADAPTER)
+        if (rellax := make_rellax(self._config, llm, assembly, self._parts["train"].inter_feat[ROW_ID].numpy())) is not None:
             rellax.load(self.run.folder / ADAPTER)
             items = rellax.to(base.device).soft.of_items()
-        llm = adapted.merge_and_unload()
-        if items is not None:
-            _add_embeddings(llm, items, assembly.prompter.soft.first)
-            tokenizer = _with_items(tokenizer, assembly.prompter.item_ids, assembly.prompter.soft.first)
-        try:
-            llm.generation_config.validate(strict=True)
-        except ValueError:
-            # Vicuna's, among others, says how to sample, but not to sample; transformers loads that and does not save it.
-            llm.generation_config.do_sample = True
+            soft = {} if items is None else {"items": items, "first": prompter.soft.first, "item_ids": prompter.item_ids}
         with replacing(folder) as temporary:
-            llm.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+            write_merged(llm, temporary, backbone.tokenizer, **soft)
 
     def _refuse_rows(self):
         """Refuse what no folder of an LLM can hold: what is made of each row."""
@@ -157,32 +143,6 @@ class Export:
                 f"Expected the test rows that {self.run.folder} scored, found others: its data set has changed. Run it again."
             )
         return scores
-
-
-def _add_embeddings(llm, vectors, first):
-    """Give an LLM more tokens, from `first` on: their embeddings; its head is asked for none of them."""
-    llm.resize_token_embeddings(first + len(vectors), mean_resizing=False)
-    embedding, ids = llm.get_input_embeddings(), torch.arange(first, first + len(vectors))
-    with torch.no_grad():
-        # Gemma 3's embedding scales what it has.
-        embedding.weight[first:] = (vectors / getattr(embedding, "embed_scale", 1.0)).to(embedding.weight.dtype)
-        found = embedding(ids.to(embedding.weight.device)).float()
-    if not torch.allclose(found, vectors, rtol=1e-2, atol=1e-3):
-        raise ExportError(
-            f"export: expected an embedding that gives what it holds, found {type(embedding).__name__}, which does not."
-        )
-
-
-def _with_items(tokenizer, item_ids, first):
-    """A tokenizer that knows soft tokens of items by name: programs refuse token ids that it does not know."""
-    tokenizer = copy.deepcopy(tokenizer)
-    unused = [f"<|unused {place}|>" for place in range(len(tokenizer), first)]
-    names = [*unused, *(f"<|item {item}|>" for item in item_ids)]
-    tokenizer.add_tokens([AddedToken(name, normalized=False, special=True) for name in names])
-    expected = first + len(item_ids)
-    if len(tokenizer) != expected:
-        raise ExportError(f"export: expected {expected} tokens in the tokenizer with those of items, found {len(tokenizer)}.")
-    return tokenizer
 
 
 def check_new(folder):

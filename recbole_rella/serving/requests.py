@@ -1,13 +1,19 @@
-"""A file of requests to a file of scores: JSON Lines or CSV in, CSV out."""
+"""A file of requests to a file of scores: JSON Lines or CSV in, CSV out.
+
+Scores are written as they come, to a file beside the output whose name tells what is scored by what: the same command goes on
+where it stopped. The output gets its name when all requests are scored.
+"""
 
 import csv
+import glob
 import json
 import logging
+import os
 from pathlib import Path
 
 from tqdm import tqdm
 
-from recbole_rella.files import replacing
+from recbole_rella.files import file_fingerprint, fingerprint, replacing
 from recbole_rella.prompt.prompter import PromptBudgetError
 from recbole_rella.prompt.template import TemplateError
 from recbole_rella.serving.catalogue import RequestError
@@ -15,7 +21,8 @@ from recbole_rella.serving.catalogue import RequestError
 logger = logging.getLogger(__name__)
 
 BAD_LINES = ("skip", "fail")
-_BATCH = 64
+_BATCH, _ENGINE_BATCH = 64, 1024  # requests at a time: engines have work to divide
+_COLUMNS = ["line", "id", "candidate", "score", "rank"]
 _OWN_COLUMNS = ("id", "user_id", "history", "candidates", "time")
 
 
@@ -61,7 +68,57 @@ def _scored(scorer, batch):
     except errors as error:
         if len(batch) == 1:
             return [(*batch[0], error)]
-    return [result for one in batch for result in _scored(scorer, [one])]
+    half = len(batch) // 2
+    return [result for part in (batch[:half], batch[half:]) for result in _scored(scorer, part)]
+
+
+class _Unfinished:
+    """The scores of requests that were scored before all are.
+
+    Args:
+        output (pathlib.Path): what they shall become.
+        identity (str): of the requests and of what scores them: what others left behind is not taken.
+    """
+
+    def __init__(self, output, identity):
+        self._output, self._path = output, output.with_name(f".{output.name}.{identity}.unfinished")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        self.lines = self._mend()
+        self._file = open(self._path, "a", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file)
+        if not self._path.stat().st_size:
+            self._writer.writerow(_COLUMNS)
+
+    def _mend(self):
+        """The lines that are scored. The last one may be half written, and so it goes."""
+        if not self._path.is_file():
+            return set()
+        with open(self._path, encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file)][1:]
+        whole = [row for row in rows if row[:1] != rows[-1][:1]]
+        with replacing(self._path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([_COLUMNS, *whole])
+        return {int(row[0]) for row in whole}
+
+    def write(self, line, request, table):
+        """Write the scores of a request."""
+        for candidate, score, rank in table[["candidate", "score", "rank"]].itertuples(index=False):
+            self._writer.writerow([line, request.get("id", ""), candidate, f"{score:.9g}", rank])
+
+    def flush(self):
+        """What was written is there, whatever comes."""
+        self._file.flush()
+
+    def close(self):
+        """Leave it as it is."""
+        self._file.close()
+
+    def finish(self):
+        """Give it the name of the output; what other requests left there goes."""
+        self._file.close()
+        os.replace(self._path, self._output)
+        for left in self._output.parent.glob(f".{glob.escape(self._output.name)}.*.unfinished"):
+            left.unlink()
 
 
 def score_file(scorer, requests_file, output_file, bad_lines="skip", show_progress=True):
@@ -70,12 +127,12 @@ def score_file(scorer, requests_file, output_file, bad_lines="skip", show_progre
     Args:
         scorer (Scorer): of a run.
         requests_file (str): .csv, or JSON Lines; a request a line, with the keys of `Scorer.score` and an id of its own.
-        output_file (str): CSV with line, id, candidate, score and rank; written whole or not at all.
+        output_file (str): CSV with line, id, candidate, score and rank, there when all is scored. Interrupted, it goes on.
         bad_lines (str): skip (told of by number, and left out) or fail (the first one ends the command).
         show_progress (bool): whether to show a progress bar.
 
     Returns:
-        tuple of int: number of requests scored, number of lines left out.
+        tuple of int: number of requests scored (those of an interrupted call included), number of lines left out.
 
     Raises:
         RequestError: the file is not there; or a line is bad and `bad_lines` is fail.
@@ -96,22 +153,28 @@ def score_file(scorer, requests_file, output_file, bad_lines="skip", show_progre
 
     with open(path, "rb") as file:
         total = sum(1 for _ in file)
-    with replacing(output_file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as out:
-        writer = csv.writer(out)
-        writer.writerow(["line", "id", "candidate", "score", "rank"])
+    unfinished = _Unfinished(Path(output_file).expanduser(), fingerprint(scorer.identity, file_fingerprint(path)))
+    good = len(unfinished.lines)
+    if good:
+        logger.info("%d requests were scored before; going on behind them.", good)
 
-        def flush(batch):
-            nonlocal good
-            for line, request, result in _scored(scorer, batch):
-                if isinstance(result, Exception):
-                    refuse(line, result)
-                    continue
-                good += 1
-                for candidate, score, rank in result[["candidate", "score", "rank"]].itertuples(index=False):
-                    writer.writerow([line, request.get("id", ""), candidate, f"{score:.9g}", rank])
+    def flush(batch):
+        nonlocal good
+        for line, request, result in _scored(scorer, batch):
+            if isinstance(result, Exception):
+                refuse(line, result)
+                continue
+            good += 1
+            unfinished.write(line, request, result)
+        unfinished.flush()
+        if scorer.engine is not None:
+            bar.set_postfix_str(scorer.engine.told())
 
-        batch = []
-        for line, make in tqdm(_lines(path), total=total, desc="Scoring", disable=not show_progress, ncols=100):
+    try:
+        batch, bar = [], tqdm(_lines(path), total=total, desc="Scoring", disable=not show_progress, ncols=110)
+        for line, make in bar:
+            if line in unfinished.lines:
+                continue
             try:
                 request = make()
                 if not isinstance(request, dict):
@@ -119,9 +182,12 @@ def score_file(scorer, requests_file, output_file, bad_lines="skip", show_progre
                 batch.append((line, request))
             except RequestError as error:
                 refuse(line, error)
-            if len(batch) == _BATCH:
+            if len(batch) == (_BATCH if scorer.engine is None else _ENGINE_BATCH):
                 flush(batch)
                 batch = []
         if batch:
             flush(batch)
+    finally:
+        unfinished.close()
+    unfinished.finish()
     return good, bad

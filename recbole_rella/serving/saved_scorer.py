@@ -9,6 +9,7 @@ llm/            the embedded LLM; another one is named, and proved by its identi
 import json
 import shutil
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from peft import PeftModel
 from recbole_rella.config import chat_template
 from recbole_rella.errors import RellaError
 from recbole_rella.files import is_new, replacing, write_json
-from recbole_rella.key_rules import text_encoder
-from recbole_rella.keys import affecting
+from recbole_rella.key_rules import TRANSFORMERS, text_encoder
+from recbole_rella.keys import affecting, check_engine, refuse
 from recbole_rella.llm.backbone import Backbone, save_adapter
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer
@@ -108,12 +109,13 @@ def _name(dtype):
     return str(dtype).removeprefix("torch.")
 
 
-def load(folder, device=None):
+def load(folder, device=None, engine=MappingProxyType({})):
     """Read a scorer.
 
     Args:
         folder (str or pathlib.Path): as `save` left it.
         device (str or torch.device, optional): of the LLM; a GPU where there is one by default.
+        engine (Mapping): scoring_engine and vllm_args; transformers by default.
 
     Returns:
         dict: the arguments of `Parts`.
@@ -132,7 +134,9 @@ def load(folder, device=None):
             "Save it again."
         ) from error
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    settings, named = saved["settings"], saved["llm"]
+    settings, named = {**saved["settings"], "scoring_engine": TRANSFORMERS, **engine}, saved["llm"]
+    has_gates = saved["soft"] is not None and saved["soft"]["places"]["gate"] is not None
+    refuse(check_engine({**settings, "cflora": has_gates}))
     backbone = Backbone(
         folder / LLM if named["path"] == LLM else named["path"],
         device,

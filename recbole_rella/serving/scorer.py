@@ -12,7 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from recbole_rella.engines import make_engine
+from recbole_rella.files import fingerprint
 from recbole_rella.key_rules import same_field
+from recbole_rella.keys import affecting
+from recbole_rella.llm.rellax import trained_identity
 from recbole_rella.llm.scoring import p_yes, pad
 from recbole_rella.prompt.prompter import Prompter
 from recbole_rella.prompt.template import PromptTemplate
@@ -30,6 +34,7 @@ from recbole_rella.rows.numbers import as_in_file
 from recbole_rella.serving import saved_scorer
 from recbole_rella.serving.catalogue import Catalogue, Did, RequestError
 from recbole_rella.serving.soft_requests import SoftRequests
+from recbole_rella.version import VERSION
 
 _KEYS = {"candidates", "user_id", "profile", "history", "time", "id"}
 
@@ -94,20 +99,23 @@ class Scorer:
 
     def __init__(self, parts, config=None, dataset=None):
         self.parts, self.config, self.dataset = parts, config, dataset
+        self.engine = make_engine(parts.settings, parts.llm, parts.tokenizer.tokenizer, parts.answer_ids, parts.max_tokens)
         users = [] if dataset is None else dataset.user_ids
         self._user_places = {str(user): place for place, user in enumerate(users) if place}
 
     @classmethod
-    def load(cls, run_folder, allow_changed=()):
+    def load(cls, run_folder, allow_changed=(), **engine):
         """The Scorer of a run folder (its data set must be where it was).
 
         Args:
             run_folder (str or pathlib.Path), allow_changed (iterable of str): as for `load_data_and_model`.
+            **engine: scoring_engine and vllm_args, as in a configuration; transformers by default, whatever scored the run.
 
         Raises:
+            ConfigError: scoring_engine cannot be used; EngineError: it is not there.
             RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
         """
-        config, model, dataset, *_ = load_rella(run_folder, allow_changed)
+        config, model, dataset, *_ = load_rella(run_folder, allow_changed, engine)
         assembly, catalogue = dataset.assembly, Catalogue.of(dataset)
         numbers = list(_numbers(assembly.prompter))
         parts = Parts(
@@ -131,6 +139,21 @@ class Scorer:
         """Which behaviours its prompts show, a kind of rows/fields.py."""
         return KINDS[self.parts.settings["eval_history"]]
 
+    @property
+    def identity(self):
+        """Names what scores are made of, str: another one may score the same request otherwise."""
+        parts, rows = self.parts, None if self.dataset is None else self.dataset.rows
+        known = () if rows is None else (rows.user, rows.item, rows.time)
+        return fingerprint(
+            VERSION,
+            parts.llm.get_base_model().name_or_path,
+            trained_identity(parts.llm, parts.soft and parts.soft.module),
+            {key: parts.settings[key] for key in affecting("llm", "retrieval", "prompts", "evaluation")},
+            {**parts.texts, "answers": list(parts.texts["answers"])},
+            parts.catalogue.item_ids.astype(str),
+            *known,
+        )
+
     def save_pretrained(self, folder):
         """Save what scoring new users needs, without the data set: see saved_scorer.py.
 
@@ -143,17 +166,19 @@ class Scorer:
         saved_scorer.save(self, folder)
 
     @classmethod
-    def from_pretrained(cls, folder, device=None):
+    def from_pretrained(cls, folder, device=None, **engine):
         """The Scorer that `save_pretrained` saved, on this machine or another.
 
         Args:
             folder (str or pathlib.Path): of the scorer.
             device (str or torch.device, optional): of the LLM; a GPU where there is one by default.
+            **engine: as for `load`.
 
         Raises:
             ScorerError: the folder holds no scorer, or its LLM or encoder is not the one that it was saved with.
+            ConfigError: scoring_engine cannot be used; EngineError: it is not there.
         """
-        return cls(Parts(**saved_scorer.load(folder, device)))
+        return cls(Parts(**saved_scorer.load(folder, device, engine)))
 
     def score(self, candidates, user_id=None, profile=None, history=None, time=None):
         """P(yes) of candidate items for one user.
@@ -222,6 +247,8 @@ class Scorer:
         if not ids:
             return np.empty(0, dtype=np.float32)
         parts, lengths = self.parts, torch.tensor([len(i) for i in ids])
+        if self.engine is not None:
+            return self.engine.p_yes(ids, parts.soft and parts.soft.module)
         budget = parts.settings["eval_micro_tokens"]
         vectors = None if vectors is None else torch.from_numpy(vectors)
         with nullcontext(pad(ids)) if parts.soft is None else parts.soft.module.numbered(pad(ids), vectors) as ids:

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -193,5 +192,5 @@ def test_values_that_no_row_could_have(request_, message, movies, llms):
         scorer_of(dataset).ask([{"candidates": ["101"], **request_}])
 
 
-def test_no_requests(movies):
-    assert list(Scorer(SimpleNamespace()).score_many([])) == ["request", "candidate", "score", "rank"]
+def test_no_requests(trained_run):
+    assert list(Scorer.load(trained_run).score_many([])) == ["request", "candidate", "score", "rank"]

@@ -19,8 +19,9 @@ from recbole.utils import InputType, ModelType
 
 from recbole_rella.data.rellax import make_rellax
 from recbole_rella.data.transform import PromptTransform, with_prompts
+from recbole_rella.engines import make_engine
 from recbole_rella.llm.backbone import add_lora, freeze_adapter, load_adapter, save_adapter
-from recbole_rella.llm.scoring import answer_logits, p_yes
+from recbole_rella.llm.scoring import answer_logits, p_yes, unpad
 from recbole_rella.rows.fields import PROMPT_IDS, PROMPT_LENGTH, PROMPT_VECTORS, ROW_ID
 from recbole_rella.run_folder import ADAPTER, read_run
 
@@ -58,6 +59,8 @@ class ReLLa(AbstractRecommender):
             load_adapter(self.llm, read_run(config["adapter_from"]).folder / ADAPTER)
             freeze_adapter(self.llm)
         self.rellax = make_rellax(config, self.llm, assembly, dataset.inter_feat[ROW_ID].numpy())
+        tokenizer, longest = assembly.backbone.tokenizer, assembly.prompter.max_tokens
+        self.engine = make_engine(config, self.llm, tokenizer, self.answer_ids, longest)
 
     def prompted(self, interaction):
         """The interaction with the prompts of its rows (PromptedRows), there already unless RecBole sampled other items."""
@@ -113,6 +116,9 @@ class ReLLa(AbstractRecommender):
             torch.Tensor: float32 [n], in [0, 1].
         """
         interaction = self.prompted(interaction)
+        if self.engine is not None:
+            ids = unpad(interaction[PROMPT_IDS], interaction[PROMPT_LENGTH])
+            return torch.from_numpy(self.engine.p_yes(ids, self.rellax)).to(self.device)
         with self._numbered(interaction) as ids:
             return p_yes(self.llm, ids, interaction[PROMPT_LENGTH], self.answer_ids, self._eval_tokens, self.device)
 
