@@ -108,7 +108,7 @@ def test_flags_in_both_forms_and_short():
         (["--params_file=x", "--seeds=1,2"], "seeds: does not go with --params_file"),
         (
             ["--score=x", "--history_size=3"],
-            "history_size: expected run_folder, checkpoint_dir, allow_changed, scoring_engine, vllm_args alone with --score",
+            "history_size: expected run_folder, checkpoint_dir, allow_changed, scoring_engine, vllm_args alone with",
         ),
         (["--convert=x", "--dataset=ml-1m", "--lora_r=3"], "lora_r: expected data_path alone with --convert"),
     ],
