@@ -102,7 +102,7 @@ KEYS = {
     "expected_counts": Key(rules.counts, ("run",)),
     "train_history": Key(rules.train_history, ("training",), of=_RELLA),
     "eval_history": Key(rules.one_of(*rules.HISTORIES), ("evaluation",), of=_RELLA),
-    "history_size": Key(rules.integer(1), ("retrieval", "prompts")),
+    "history_size": Key(rules.integer(0), ("retrieval", "prompts")),
     "history_recent_size": Key(rules.integer(0), ("prompts",), of=_RELLA),
     "history_order": Key(rules.one_of("time", "recent_last", "similarity", "similarity_reversed"), ("prompts",), of=_RELLA),
     "category_field": Key(rules.optional_text, ("training", "evaluation")),
@@ -289,6 +289,10 @@ def check(settings):
         problems.append(
             f"history_recent_size: expected at most history_size ({settings['history_size']}) where prompts show both kinds of "
             f"behaviours, found {settings['history_recent_size']!r}"
+        )
+    if settings["history_size"] == 0 and rules.MEAN_EMBEDDING in (settings["history_fields"] or []):
+        problems.append(
+            "history_size: expected an integer of at least 1 with mean_embedding, the mean of so many behaviours, found 0"
         )
     if settings.get("sim_size") == 0 == settings.get("sim_recent_size"):
         problems.append("sim_recent_size: expected an integer of at least 1 with sim_size 0, as there is nothing to read, found 0")

@@ -47,8 +47,9 @@ def rewrite(settings, name, suffix, change):
     [
         ({"history_sze": 3}, "history_sze: there is no such key; the nearest valid one is history_size"),
         ({"train_shot": 3}, "train_shot: there is no such key; the nearest valid one is train_shots"),
-        ({"history_size": 0}, "history_size: expected an integer of at least 1, found 0"),
-        ({"history_size": 2.5}, "history_size: expected an integer of at least 1, found 2.5"),
+        ({"history_size": -1}, "history_size: expected an integer of at least 0, found -1"),
+        ({"history_size": 2.5}, "history_size: expected an integer of at least 0, found 2.5"),
+        ({"history_size": 0, "history_fields": ["mean_embedding"]}, "history_size: expected an integer of at least 1 with mean_"),
         (
             {"retrieval_encoder": "tfid"},
             "expected llm, tfidf, mix, or the name or folder of a sentence-transformers model; did you mean tfidf?",

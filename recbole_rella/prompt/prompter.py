@@ -116,7 +116,8 @@ class RowTexts:
 
     def recent(self, row):
         """The row_ids of the K most recent behaviours of a row, oldest first, int32."""
-        return self.histories.of(row)[-self.history_size :]
+        past = self.histories.of(row)
+        return past[max(0, len(past) - self.history_size) :]
 
     def text(self, row, target, shown):
         """The text of one prompt; `shown` as from `shown`."""

@@ -143,7 +143,7 @@ def retrieve(vectors, items, histories, splits, users, rows, targets, k, metric=
         histories (Histories): which earlier rows a row may show.
         rows (numpy.ndarray): row_ids whose histories are searched, int [n].
         targets (numpy.ndarray): the item id to compare with, int [n]; the row's own item, or another candidate.
-        k (int): how many behaviours.
+        k (int): how many behaviours; 0 for none.
         metric (str): cosine, l2 or dot.
         chunk_size (int): behaviours of one user that are searched at a time; memory is chunk_size x d floats.
 
@@ -154,6 +154,8 @@ def retrieve(vectors, items, histories, splits, users, rows, targets, k, metric=
     rows, targets = np.asarray(rows, dtype=np.int64), np.asarray(targets, dtype=np.int64)
     found = np.full((len(rows), k), -1, dtype=np.int32)
     similarities = np.full((len(rows), k), np.nan, dtype=np.float32)
+    if k == 0:
+        return found, similarities
     # Rows of one user and split see prefixes of the same sequence, so they are searched together, shortest first.
     pending, count = np.lexsort((rows, splits[rows], users[rows])), k + _MARGIN
     search = _Search(vectors, items, k, metric, chunk_size)

@@ -45,5 +45,13 @@ def test_sweep_of_any_key_over_any_model(movies, in_this_process):
 def test_a_value_that_cannot_be_stops_before_any_run(movies, monkeypatch):
     name, tiny = movies
     monkeypatch.setattr(runs, "_start", lambda *_: pytest.fail("a run was started"))
-    with pytest.raises(ConfigError, match="history_size: expected an integer of at least 1, found 0"):
-        run_sweep("history_size:3,0", ["ReLLa"], name, None, tiny)
+    with pytest.raises(ConfigError, match="history_size: expected an integer of at least 0, found -1"):
+        run_sweep("history_size:3,-1", ["ReLLa"], name, None, tiny)
+
+
+def test_no_behaviours_at_all_are_a_value_of_the_curve(movies, in_this_process):
+    """K = 0: what an LLM says without a history, the same for all kinds of one. What both show has no room."""
+    name, tiny = movies
+    curves, _ = run_sweep("history_size:0", ["ReLLa"], name, None, {**tiny, "epochs": 0}, report=lambda _: None)
+    assert curves["model"].tolist() == ["ReLLa (retrieved)", "ReLLa (recent)"] and (curves["shown behaviours"] == 0).all()
+    assert curves["test AUC"].nunique() == 1

@@ -43,7 +43,7 @@ def texts_of(users, items, splits, vectors, k, recent_size, order, template=None
 
 @st.composite
 def cases(draw):
-    n, k = draw(st.integers(1, 30)), draw(st.integers(1, 8))
+    n, k = draw(st.integers(1, 30)), draw(st.integers(0, 8))
     column = lambda low, high: draw(st.lists(st.integers(low, high), min_size=n, max_size=n))  # noqa: E731
     # Few different vectors, so that behaviours tie.
     vectors = draw(st.lists(st.lists(st.integers(-2, 2), min_size=2, max_size=2), min_size=6, max_size=6))

@@ -87,7 +87,7 @@ def test_near_ties_in_small_steps_equal_brute_force(data):
         1 + data.draw(st.sampled_from([0, 1e-7, 1e-5, 1e-2])) * np.arange(n_items // 2)[:, None]
     )
     k, metric, chunk = (
-        data.draw(st.integers(1, 40)),
+        data.draw(st.integers(0, 40)),
         data.draw(st.sampled_from(["cosine", "dot", "l2"])),
         data.draw(st.integers(1, 200)),
     )
