@@ -11,7 +11,8 @@ mask    one call for the whole tree with a 4-D mask, by the attention that the L
 
 `tree_way` finds out which one an LLM takes, by trying: LLMs whose attention needs more than a path and a depth (linear
 positions such as ALiBi, soft capping, attention sinks, states of recurrent layers) give other logits within a tree, and are
-scored without one. Sliding windows do no harm as long as no prompt is longer than the window.
+scored without one. Layers that see the last tokens alone (sliding windows) make no difference as long as no prompt is longer than
+the window; with longer ones trees go piece by piece, or not at all.
 """
 
 import inspect
@@ -43,32 +44,46 @@ def _attention(module, query, key, value, attention_mask, scaling=None, dropout=
     needs = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if needs or dropout or attention_mask is not None:
         raise TreeAttentionError(f"{needs or 'dropout or a mask'} in {type(module).__name__}")
-    return _attend[-1](module, query, key, value, scaling), None
+    return _attend[-1](module, query, key, value, scaling, others.get("sliding_window")), None
 
 
-def _pieces(tree, module, query, key, value, scaling):
+def _pieces(tree, module, query, key, value, scaling, window):
     if torch.is_grad_enabled():
-        return _pieces_with_gradient(tree, query, key, value, scaling)
+        return _pieces_with_gradient(tree, query, key, value, scaling, window)
     # After the last layer nothing is read but the ends of prompts.
     is_last = getattr(module, "layer_idx", None) == module.config.get_text_config().num_hidden_layers - 1
-    return _pieces_in_place(tree, query, key, value, scaling, is_last)
+    return _pieces_in_place(tree, query, key, value, scaling, window, is_last)
 
 
-def _flex(mask, module, query, key, value, scaling):
+def _flex(mask, module, query, key, value, scaling, window):
+    # No prompt is longer than a window here (`tree_way`).
     return flex.attention(mask, query, key, value, scaling)
 
 
-def _causal(shared, length, device):
-    """Arguments of PyTorch's attention for the last `length` of shared + length tokens."""
+def _causal(shared, length, window, device):
+    """What the last `length` of shared + length tokens attend to, themselves included.
+
+    Args:
+        window (int or None): how many tokens each of them sees at most.
+
+    Returns:
+        tuple: the first of the tokens that any of them sees, int; arguments of PyTorch's attention to those from there on.
+    """
+    first = 0 if window is None else max(0, shared + 1 - window)
     if length == 1:
-        return {}
-    if not shared:
-        return {"is_causal": True}
-    behind = torch.arange(shared + length, device=device)
-    return {"attn_mask": (behind[None] <= behind[shared:, None])[None, None]}
+        return first, {}
+    is_cut = window is not None and shared + length > window
+    if not shared and not is_cut:
+        return first, {"is_causal": True}
+    places = torch.arange(first, shared + length, device=device)
+    asking = places[shared - first :, None]
+    seen = places[None] <= asking
+    if is_cut:
+        seen &= places[None] > asking - window
+    return first, {"attn_mask": seen[None, None]}
 
 
-def _pieces_in_place(tree, query, key, value, scaling, ends_alone):
+def _pieces_in_place(tree, query, key, value, scaling, window, ends_alone):
     # The path of a piece is that of the piece before up to a point, and the piece: one buffer holds path after path, and
     # nothing is copied but the piece.
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
@@ -87,18 +102,19 @@ def _pieces_in_place(tree, query, key, value, scaling, ends_alone):
                 end = ends.pop()
                 asked.append((slice(end, end + 1), shared + end - begin, 1))
         for rows, before, count in asked:
-            path = slice(0, before + count)
+            first, masked = _causal(before, count, window, query.device)
+            path = slice(first, before + count)
             out[:, rows] = F.scaled_dot_product_attention(
                 query[:, :, rows],
                 keys[:, :, :, path].flatten(1, 2),
                 values[:, :, :, path].flatten(1, 2),
                 scale=scaling,
-                **_causal(before, count, query.device),
+                **masked,
             ).transpose(1, 2)
     return out
 
 
-def _pieces_with_gradient(tree, query, key, value, scaling):
+def _pieces_with_gradient(tree, query, key, value, scaling, window):
     sizes = [length for _, _, length in tree.pieces]
     groups = query.shape[1] // key.shape[1]
     parts = [states.split(sizes, dim=2) for states in (query, key, value)]
@@ -111,8 +127,9 @@ def _pieces_with_gradient(tree, query, key, value, scaling):
             kept.append(begun if begun[0].shape[2] <= rest else tuple(states[:, :, :rest] for states in begun))
             rest -= begun[0].shape[2]
         path = [*kept, (k, v)]
-        keys, values = (torch.cat(states, dim=2).repeat_interleave(groups, dim=1) for states in zip(*path))
-        out.append(F.scaled_dot_product_attention(q, keys, values, scale=scaling, **_causal(shared, length, q.device)))
+        first, masked = _causal(shared, length, window, q.device)
+        keys, values = (torch.cat(states, dim=2)[:, :, first:].repeat_interleave(groups, dim=1) for states in zip(*path))
+        out.append(F.scaled_dot_product_attention(q, keys, values, scale=scaling, **masked))
     return torch.cat(out, dim=2).transpose(1, 2)
 
 
@@ -165,21 +182,24 @@ def _mask_dtype(llm):
     return llm.dtype if llm.dtype.is_floating_point else torch.float32
 
 
-def _too_short_sighted(llm, longest):
-    """Why a layer does not attend to all of a prompt, or None."""
+def _short_sight(llm, longest):
+    """What layers see of a prompt that is so long.
+
+    Returns:
+        tuple: why an LLM takes no trees of such prompts, str or None; the window that some layer has, int, or None where all see
+        the whole prompt.
+    """
     config = llm.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or [])
     if kinds - {"full_attention", "sliding_attention"}:
-        return "some of its layers have no attention to the whole prompt"
+        return "some of its layers have no attention to the whole prompt", None
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
-    if window is not None and slides and longest > window:
-        return f"its layers see the last {window} tokens, and prompts have up to {longest}"
-    return None
+    return None, window if window is not None and slides and longest > window else None
 
 
 def tree_way(llm, longest):
-    """How an LLM takes prompts as trees, found by trying it once on a few tokens.
+    """How an LLM takes prompts as trees, found by trying it once on a few tokens, or on some more than a window has.
 
     Args:
         llm (transformers.PreTrainedModel): a causal LM.
@@ -188,7 +208,7 @@ def tree_way(llm, longest):
     Returns:
         str or None: flex, pieces, mask, or None for an LLM that takes no trees of such prompts; the log says why.
     """
-    reason = _too_short_sighted(llm, longest)
+    reason, window = _short_sight(llm, longest)
     if reason is not None:
         say_once(llm, _WHOLE.format(reason))
         return None
@@ -196,8 +216,11 @@ def tree_way(llm, longest):
     for way in _candidates(llm):
         if gradients and way != "mask" and _trains_otherwise(llm):
             continue
+        if window is not None and way != "pieces":
+            continue
         # Kernels that are compiled here have a backward pass that is compiled here.
-        reason = problem(llm, (way, gradients), partial(_logits, llm, way), way == "flex" and gradients)
+        compiled = way == "flex" and gradients
+        reason = problem(llm, (way, gradients, window), partial(_logits, llm, way), compiled, window or 0)
         if reason is None:
             return way
         if way == "flex":
@@ -206,7 +229,10 @@ def tree_way(llm, longest):
                 f"does not run with FlexAttention here ({reason}). Its trees of prompts get a mask of all pairs of tokens, if it "
                 "takes one: the scores are the same, but attention costs more, and trees are small.",
             )
-    say_once(llm, _WHOLE.format("its attention gives other logits within a tree of prompts"))
+    why = "its attention gives other logits within a tree of prompts"
+    if window is not None:
+        why = f"its layers see the last {window} tokens, and prompts have up to {longest}"
+    say_once(llm, _WHOLE.format(why))
     return None
 
 

@@ -16,7 +16,7 @@ _problems = weakref.WeakKeyDictionary()  # LLM -> {what was tried: why it cannot
 _said = weakref.WeakKeyDictionary()  # LLM -> what the log says of it
 
 
-def problem(llm, what, logits, with_gradients=False):
+def problem(llm, what, logits, with_gradients=False, beyond=0):
     """Why an LLM cannot be scored in some way, found by trying it once.
 
     Args:
@@ -25,13 +25,14 @@ def problem(llm, what, logits, with_gradients=False):
         logits (callable): right-padded prompts, int64 [n, longest], and their lengths, int64 [n], on the CPU -> logits after the
             last token of each prompt in that way, float [n, vocabulary]. The LLM is in evaluation mode.
         with_gradients (bool): whether the gradients of what is trained must agree, too.
+        beyond (int): tokens with which all prompts of the trial begin, where it is longer ones that may come out otherwise.
 
     Returns:
         str or None: None where the logits are those of each prompt alone.
     """
     known = _problems.setdefault(llm, {})
     if what not in known:
-        known[what] = _try(llm, logits, with_gradients)
+        known[what] = _try(llm, logits, with_gradients, beyond)
         logger.debug("%s, %s: %s", type(llm).__name__, what, known[what] or "agrees")
     return known[what]
 
@@ -44,10 +45,10 @@ def say_once(llm, message):
         said.add(message)
 
 
-def _try(llm, logits, with_gradients):
-    vocabulary, lengths = llm.get_input_embeddings().weight.shape[0], torch.tensor(_LENGTHS)
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(vocabulary, size=(len(_LENGTHS), max(_LENGTHS))))
-    tokens[1, :7], tokens[2, :4] = tokens[0, :7], tokens[0, :4]
+def _try(llm, logits, with_gradients, beyond):
+    vocabulary, lengths = llm.get_input_embeddings().weight.shape[0], torch.tensor(_LENGTHS) + beyond
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(vocabulary, size=(len(lengths), int(lengths.max()))))
+    tokens[1, : beyond + 7], tokens[2, : beyond + 4] = tokens[0, : beyond + 7], tokens[0, : beyond + 4]
     tolerance = 1e-4 if llm.dtype in (torch.float32, torch.float64) else 0.05
     trained = [p for p in llm.parameters() if p.requires_grad] if with_gradients else []
     trains = llm.training
@@ -55,7 +56,7 @@ def _try(llm, logits, with_gradients):
     try:
         with torch.set_grad_enabled(with_gradients):
             found = _with_gradients(logits(tokens, lengths).float(), trained)
-            rows = [row[None, :n].to(llm.device) for row, n in zip(tokens, _LENGTHS)]
+            rows = [row[None, :n].to(llm.device) for row, n in zip(tokens, lengths.tolist())]
             alone = torch.cat([llm(input_ids=row, use_cache=False).logits[:, -1].float() for row in rows])
             expected = _with_gradients(alone, trained)
     except Exception as error:  # layers, attention functions and compilers raise whatever they like; every one of them means no

@@ -79,7 +79,7 @@ def test_states_and_gradients_are_those_of_pieces(key_heads, backward_on_cpu):
     states = [torch.randn(1, heads, len(tree), 12, dtype=torch.float64, requires_grad=True) for heads in (6, key_heads, key_heads)]
     weights = torch.randn(1, len(tree), 6, 12, dtype=torch.float64)
     found = flex.attention(flex.block_mask(tree, torch.device("cpu")), *states, 0.3)
-    expected = tree_attention._pieces_with_gradient(tree, *states, 0.3)
+    expected = tree_attention._pieces_with_gradient(tree, *states, 0.3, None)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-9)
     for ours, plain in zip(*(torch.autograd.grad((out * weights).sum(), states) for out in (found, expected))):
         torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-9)

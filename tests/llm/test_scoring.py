@@ -12,7 +12,16 @@ import torch.nn.functional as F
 from helpers import FAMILIES, MIXTURES
 from peft import LoraConfig, get_peft_model
 from sklearn.metrics import roc_auc_score
-from transformers import AutoModelForCausalLM, BloomConfig, FalconConfig, Gemma2Config, GPT2Config, MambaConfig, MistralConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    MambaConfig,
+    MistralConfig,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from recbole_rella.llm import scoring, tree_attention, trial
@@ -103,8 +112,9 @@ def test_trees_are_taken_where_beginnings_are_shared(llms, monkeypatch):
 SHAPE = {"vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GATED = {**SHAPE, "intermediate_size": 48, "num_key_value_heads": 2}
 OTHERS = {
-    "sliding window": (
-        MistralConfig(**GATED, sliding_window=16),
+    "sliding window": (MistralConfig(**GATED, sliding_window=16), "pieces", None),
+    "sliding window and soft capping": (
+        Gemma2Config(**GATED, head_dim=8, attn_logit_softcapping=2.0, sliding_window=16),
         None,
         "its layers see the last 16 tokens, and prompts have up to 80",
     ),
@@ -168,6 +178,26 @@ def test_gradients_are_those_of_single_prompts(way, llms, take, monkeypatch):
         assert logits.dtype == torch.float64
         for ours, plain in zip(gradients(logits), expected):
             torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("window", [2, 7, 16, 41, 79])
+@pytest.mark.parametrize("config", [MistralConfig, Gemma3TextConfig])
+def test_windows_slide_within_trees(config, window, take):
+    """Every layer of Mistral, every other one of Gemma 3: the scores and the gradients of single prompts."""
+    more = {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]} if config is Gemma3TextConfig else {}
+    llm = random_llm(config(**GATED, **more, sliding_window=window)).double()
+    take("pieces")
+    prompts = prompts_of(90)
+    assert way_of(llm, prompts) == "pieces" and max(map(len, prompts)) == 80
+    torch.testing.assert_close(together(llm, prompts, 200).detach(), alone(llm, prompts).double(), atol=1e-5, rtol=1e-5)
+    wider = random_llm(config(**GATED, **more, sliding_window=80)).double()
+    assert not torch.allclose(together(llm, prompts).detach(), together(wider, prompts).detach(), atol=1e-3)
+    trained = [p.requires_grad_() for name, p in llm.named_parameters() if "k_proj" in name or "q_proj" in name]
+    answers = torch.tensor([YES, NO, YES, NO, NO, YES, YES, NO, YES])
+    single = torch.stack([llm(torch.tensor([p])).logits[0, -1] for p in prompts])
+    expected = torch.autograd.grad(F.cross_entropy(single, answers), trained)
+    for ours, plain in zip(torch.autograd.grad(F.cross_entropy(together(llm, prompts, 200), answers), trained), expected):
+        torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-4)
 
 
 def test_training_with_recomputed_layers_or_dropout_of_attention_takes_no_pieces(llms, monkeypatch):
