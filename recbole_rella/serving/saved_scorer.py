@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from recbole_rella.config import chat_template
+from recbole_rella.config import cache_folder, chat_template
 from recbole_rella.errors import RellaError
 from recbole_rella.files import is_new, replacing, write_json
 from recbole_rella.key_rules import TRANSFORMERS, text_encoder
 from recbole_rella.keys import affecting, check_engine, refuse
 from recbole_rella.llm.backbone import Backbone, save_adapter
+from recbole_rella.llm.gguf_file import is_gguf, unpacked
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.prompt.words import Words
@@ -78,6 +79,8 @@ def save(scorer, folder):
             arrays["alike"] = parts.alike
         np.savez(temporary / _CATALOGUE, item_ids=catalogue.item_ids.astype(str), **arrays)
         llm = LLM if is_embedded else str(backbone.folder.resolve()) if backbone.folder else backbone.path
+        if is_gguf(config["llm"]):  # whose folder is this machine's cache
+            llm = str(Path(config["llm"]).expanduser().resolve())
         write_json(
             temporary / _SCORER,
             {
@@ -138,7 +141,7 @@ def load(folder, device=None, engine=MappingProxyType({})):
     has_gates = saved["soft"] is not None and saved["soft"]["places"]["gate"] is not None
     refuse(check_engine({**settings, "cflora": has_gates}))
     backbone = Backbone(
-        folder / LLM if named["path"] == LLM else named["path"],
+        folder / LLM if named["path"] == LLM else _unpacked(named["path"]) if is_gguf(named["path"]) else named["path"],
         device,
         named["dtype"],
         settings["llm_quantization"],
@@ -181,6 +184,13 @@ def load(folder, device=None, engine=MappingProxyType({})):
         "statistics": ItemStatistics(*(arrays[name] for name in kept)) if kept[0] in arrays else None,
         "alike": arrays.get("alike"),
     }
+
+
+def _unpacked(path):
+    """The folder of the LLM in a GGUF file, in this machine's cache."""
+    if not Path(path).is_file():
+        raise ScorerError(f"from_pretrained: expected the GGUF file that this scorer was saved with at {path}, found none there.")
+    return unpacked(path, cache_folder({"cache_dir": None}))
 
 
 def _compare(what, saved, found, name):

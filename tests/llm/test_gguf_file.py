@@ -14,6 +14,7 @@ from recbole_rella import run_recbole_rella
 from recbole_rella.llm import gguf_file
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.llm.gguf_file import GgufError, is_gguf, unpacked
+from recbole_rella.serving.saved_scorer import ScorerError
 from recbole_rella.serving.scorer import Scorer
 
 reads = pytest.mark.skipif(not gguf_file._READS_FILES, reason="this version of transformers is refused")
@@ -116,6 +117,23 @@ def test_a_run_with_it_gives_the_scores_of_the_checkpoint(made, movies):
     request = {"history": [("101", 5, 1)], "candidates": ["102", "103"]}
     scores = [Scorer.load(place).score_many([request])["score"].to_numpy() for place in ("file", "folder")]
     np.testing.assert_allclose(*scores, atol=1e-5)
+
+
+@reads
+def test_a_saved_scorer_names_the_file_and_not_its_folder_in_the_cache(made, movies, tmp_path, monkeypatch):
+    """On another machine, whose cache is empty."""
+    path, _ = made
+    name, tiny = movies
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, "llm": str(path), "run_folder": "run"})
+    request = {"history": [("101", 5, 1)], "candidates": ["102", "103"]}
+    scorer = Scorer.load("run")
+    scorer.save_pretrained("scorer")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    scores = [each.score_many([request])["score"].to_numpy() for each in (scorer, Scorer.from_pretrained("scorer"))]
+    np.testing.assert_allclose(*scores, atol=1e-5)
+    path.unlink()
+    with pytest.raises(ScorerError, match=f"expected the GGUF file that this scorer was saved with at {path}, found none"):
+        Scorer.from_pretrained("scorer")
 
 
 @reads
