@@ -17,7 +17,7 @@ def free_port():
 
 
 class VllmServer:
-    """A server in processes of its own, as the README starts it.
+    """A server in processes of its own, as docs/serving.md starts it.
 
     Args:
         folder (str or pathlib.Path): of the LLM.

@@ -1,7 +1,7 @@
 """A row in words: fields -> sentences -> the text of a prompt. Plain Jinja2, neither torch nor transformers.
 
 A prompt is made of parts that are rendered once (the profile of a user, the name of an item) and a template that lays
-them out for every row. README, "Prompts", lists what a template can use.
+them out for every row. docs/prompts.md lists what a template can use.
 """
 
 import re

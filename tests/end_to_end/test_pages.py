@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand but for overrides that make them small."""
+"""The commands of the README and of docs/, run as they stand but for overrides that make them small; and where their links lead."""
 
 import logging
 import re
@@ -15,8 +15,12 @@ from originals import ORIGINALS
 from recbole_rella import command_line
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
+PAGES = {
+    path: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results/README.md")
+}
+README = PAGES[ROOT / "README.md"]
+BLOCKS = [block for page in PAGES.values() for block in re.findall(r"```(\w*)\n(.*?)```", page, re.S)]
 SCRIPT = ".venv/bin/python run_recbole_rella.py"
 # Those with a launcher of several processes are run without it: tests/test_processes.py has the launchers.
 CALL = re.compile(r"\.venv/bin/(?:python|(?:torchrun|accelerate launch) .*?) ?run_recbole_rella\.py (.*)")
@@ -101,9 +105,35 @@ def test_the_first_two_blocks_are_the_two_commands():
 
 def test_every_command_of_the_script_is_tested_here():
     # Those of a cluster and of other engines are in tests/experiments/test_ray_cluster.py and tests/engines.
-    lines = [line for line in README.splitlines() if "run_recbole_rella.py --" in line]
+    # Results tell what was run for hours, and a line of the README's names a folder that the reader has.
+    lines = [line for path, page in PAGES.items() if path.parent.name != "results" for line in page.splitlines()]
+    lines = [line for line in lines if ".venv/bin/" in line and "run_recbole_rella.py --" in line and "path/to/folder" not in line]
     lines = [line for line in lines if not line.startswith("RAY_ADDRESS=") and "--scoring_engine=" not in line]
-    assert len(CALLS) == len(lines) and len(COMMANDS) >= 5
+    assert len(CALLS) == len(lines) and len(COMMANDS) >= 30
+
+
+def test_the_readme_is_short_and_names_every_page():
+    assert len(README.splitlines()) <= 130
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{page.name})" in README, page.name
+
+
+def anchors(page):
+    """What headings of a page are called in links to them, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```|`[^`\n]*`", "", PAGES[path], flags=re.S)):
+        if target.startswith(("http", "mailto")):
+            continue
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        assert found.exists(), f"{path.name}: {target}"
+        if anchor:
+            assert anchor in anchors(found.read_text(encoding="utf-8")), f"{path.name}: {target}"
 
 
 def slow(command):
