@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from recbole_rella import processes
 from recbole_rella.errors import RellaError
@@ -126,4 +127,4 @@ class Engine:
 
 def two_way(yes, no):
     """P(yes) of two log-probabilities, or logits, arrays of float64."""
-    return 1 / (1 + np.exp(np.asarray(no) - np.asarray(yes)))
+    return expit(np.asarray(yes) - np.asarray(no))

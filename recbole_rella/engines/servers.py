@@ -7,6 +7,7 @@ first of all the prompts of the probe: it may have come back as another.
 
 import asyncio
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -142,7 +143,10 @@ class Servers(Engine):
         # Proved in each call: between two of them a server may have come back as another.
         servers = [_Server(urldefrag(url).url.rstrip("/"), urldefrag(url).fragment or None) for url in self._urls]
         timeout = self._http.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_READ)
-        async with self._http.ClientSession(timeout=timeout, connector=self._http.TCPConnector(limit=0)) as session:
+        key = os.environ.get("VLLM_API_KEY")  # where vLLM's server looks for it, too
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        connector = self._http.TCPConnector(limit=0)
+        async with self._http.ClientSession(timeout=timeout, connector=connector, headers=headers) as session:
             tasks = [asyncio.create_task(work(session, server)) for server in servers for _ in range(_AT_A_TIME)]
             finished = asyncio.create_task(done.wait())
             try:
@@ -163,7 +167,13 @@ class Servers(Engine):
                 return
             model = server.wanted
             if model is None:
-                model = (await self._call(session, "GET", f"{server.url}/v1/models"))["data"][0]["id"]
+                models = await self._call(session, "GET", f"{server.url}/v1/models")
+                try:
+                    model = models["data"][0]["id"]
+                except (KeyError, IndexError, TypeError) as error:
+                    raise EngineError(
+                        f"scoring_engine: expected {server.url} to name its models, found {str(models)[:500]}"
+                    ) from error
                 if self._lora is not None and await self._takes_lora(session, server):
                     model = self._lora
             self._compare(await self._completions(session, server.url, model, self._probe), server.url)
@@ -199,8 +209,11 @@ class Servers(Engine):
             "return_tokens_as_token_ids": True,
         }
         answer = await self._call(session, "POST", url + "/v1/completions", body)
-        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-        found = [choice["logprobs"]["top_logprobs"][0] for choice in choices]
+        try:
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            found = [dict(choice["logprobs"]["top_logprobs"][0]) for choice in choices]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise EngineError(f"scoring_engine: expected {url} to answer as vLLM does, found {str(answer)[:500]}") from error
         names = f"token_id:{yes}", f"token_id:{no}"
         if not all(name in one for one in found for name in names):
             raise EngineError(

@@ -35,10 +35,13 @@ class Server:
         port (int): 0 for a free one.
         takes_lora (bool): whether adapters may be loaded while it runs.
         whole (bool): whether log-probabilities are over the whole vocabulary, as is vLLM's default.
+        key (str, optional): that requests must bring.
+        is_odd (bool): whether it is no vLLM, and gives no log-probabilities.
     """
 
-    def __init__(self, folder, port=0, takes_lora=False, whole=False):
+    def __init__(self, folder, port=0, takes_lora=False, whole=False, key=None, is_odd=False):
         self.llm, self.takes_lora, self.whole = AutoModelForCausalLM.from_pretrained(folder).eval(), takes_lora, whole
+        self.key, self.is_odd = key, is_odd
         self.models, self.prompts, self.seen, self.failures = {"served": self.llm}, [], [], []
         self._socket = socket.create_server(("127.0.0.1", port))
         self.port = self._socket.getsockname()[1]
@@ -82,6 +85,10 @@ class Server:
         return web.Response(text="Success")
 
     async def _completions(self, request):
+        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        if self.is_odd:
+            return web.json_response({"choices": [{"index": 0, "text": "Yes"}]})
         body = await request.json()
         assert body["max_tokens"] == body["temperature"] == body["repetition_penalty"] == 1 and body["logprobs"] == 2
         if self.failures and (status := self.failures.pop(0)) is not None:
@@ -234,6 +241,16 @@ def test_what_a_server_refuses_is_told(run, start, quick):
     with pytest.raises(EngineError, match=r"/v1/completions refuses \(HTTP 404\): .*The model mine does not exist"):
         scores(Scorer.load("run", scoring_engine=f"{server.url}#mine"), run)
     np.testing.assert_allclose(scores(Scorer.load("run", scoring_engine=f"{server.url}#served"), run), run["score"], atol=1e-5)
+
+
+def test_a_server_may_want_a_key_and_may_be_no_vllm(run, start, quick, monkeypatch):
+    guarded = start("llm", key="secret")
+    with pytest.raises(EngineError, match=r"refuses \(HTTP 401\): .*Unauthorized"):
+        scores(Scorer.load("run", scoring_engine=guarded.url), run)
+    monkeypatch.setenv("VLLM_API_KEY", "secret")
+    np.testing.assert_allclose(scores(Scorer.load("run", scoring_engine=guarded.url), run), run["score"], atol=1e-5)
+    with pytest.raises(EngineError, match="to answer as vLLM does, found {'choices': .*'text': 'Yes'"):
+        scores(Scorer.load("run", scoring_engine=start("llm", is_odd=True).url), run)
 
 
 def test_adapters_go_as_lora_where_a_server_takes_them(run, start, quick, llms):
