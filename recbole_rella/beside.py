@@ -4,13 +4,17 @@ They show at once what the LLM adds, or does not. They learn from all training r
 embedded LLM does.
 """
 
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from recbole_rella.metrics import row_metrics
 from recbole_rella.model.context_aware_recommender.bias import Bias
 from recbole_rella.model.context_aware_recommender.tree import Tree
+from recbole_rella.tables import markdown
 
 _CLASSES = {"Bias": Bias, "Tree": Tree}
 
@@ -47,18 +51,31 @@ def rivals_beside(config, dataset, valid, test):
 _TOLD = {"Bias": "Bias (item mean plus running user mean)", "Tree": "Tree (on history_fields)"}
 
 
-def sentence(found):
-    """What `rivals_beside` found, in one line.
+def ending(found, folder, row_id):
+    """What a run of ReLLa ends with: how well it and what stands beside it rank the same rows, and what to do next.
 
     Args:
-        found (dict): not empty.
+        found (dict): model -> metrics of the test rows and seconds, that of the run first.
+        folder (pathlib.Path): of the run.
+        row_id (int): of a test row.
 
     Returns:
-        str: ``beside it, on the same rows: Bias (...) auc : 0.7566, ...``.
+        str: some lines.
     """
-    parts = [
-        f"{_TOLD[name]} {', '.join(f'{metric} : {one[metric]:.4f}' for metric in ('auc', 'logloss', 'accuracy', 'uauc'))} "
-        f"({one['seconds']:.1f} s)"
-        for name, one in found.items()
-    ]
-    return f"beside it, on the same rows: {'; '.join(parts)}"
+    metrics = {"auc": "AUC", "logloss": "LogLoss", "accuracy": "accuracy", "uauc": "UAUC"}
+    table = pd.DataFrame(
+        [
+            {"on the same test rows": _TOLD.get(name, name)}
+            | {title: f"{one[metric]:.4f}" for metric, title in metrics.items()}
+            | {"seconds": f"{one['seconds']:.1f}"}
+            for name, one in found.items()
+        ]
+    )
+    script = f"python {Path(sys.argv[0]).name}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
+    next_steps = {
+        f"--explain={row_id}": "what it saw of a row, and what moved the score",
+        "--diagnose=history": "what it reads of a history",
+        "--score=requests.jsonl": "scores of other users and items",
+    }
+    lines = [f"{script} {option} --run_folder={folder}   # {text}" for option, text in next_steps.items()]
+    return "\n".join(["", markdown(table), "", "next:", *lines])

@@ -8,7 +8,7 @@ import importlib
 import sys
 import time
 from contextlib import nullcontext
-from logging import ERROR, basicConfig, getLogger
+from logging import ERROR, INFO, FileHandler, basicConfig, getLogger
 from types import MappingProxyType
 
 import numpy as np
@@ -145,8 +145,8 @@ def _make_model(config, loaders):
 def _run(config, saved, verbose, callback=None, rivals=False):
     """Train and test. A run folder is completed, if saved and rows are known.
 
-    Returns RecBole's result dictionary and, where `rivals` asks for it of a saved run of ReLLa, what the models of the key beside
-    reach on the same rows (else nothing).
+    Returns RecBole's result dictionary and, of a saved run of ReLLa with labelled test rows, what `beside.ending` tells, the models
+    of the key beside among it where `rivals` asks for them (else nothing).
     """
     started = time.monotonic()
     logger = getLogger()
@@ -175,7 +175,7 @@ def _run(config, saved, verbose, callback=None, rivals=False):
         "best_valid_result": best_valid_result,
         "test_result": test_result,
     }
-    found = {}
+    ending = {}
     if saved and keeps and processes.is_first():
         seconds = {
             "preparation": prepared - started,
@@ -188,12 +188,15 @@ def _run(config, saved, verbose, callback=None, rivals=False):
         if not isinstance(dataset, ReLLaDataset):
             write_vectors(trainer.run_folder, model, dataset, learned, [loader._dataset for loader in loaders])
         write_metrics(trainer.run_folder, config, trainer, measured)
-        if rivals and isinstance(dataset, ReLLaDataset) and config["beside"] and "test_exact" in measured:
+        if isinstance(dataset, ReLLaDataset) and "test_exact" in measured:
             valid, test = (np.unique(row_ids_of(loader)) for loader in (valid_data, test_data))
-            found = beside.rivals_beside(config, dataset, valid, test)
-            write_metrics(trainer.run_folder, config, trainer, {**measured, "beside": found})
+            found = beside.rivals_beside(config, dataset, valid, test) if rivals else {}
+            if found:
+                write_metrics(trainer.run_folder, config, trainer, {**measured, "beside": found})
+            own = {**measured["test_exact"], "seconds": measured["seconds"]["total"]}
+            ending = {"found": {config["model"]: own, **found}, "folder": trainer.run_folder, "row_id": int(test[0])}
         logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
-    return result, found
+    return result, ending
 
 
 def _measured(dataset, loaders, trainer, result, seconds):
@@ -247,15 +250,24 @@ def run_recbole_rella(model=None, dataset=None, config_file_list=None, config_di
     config = make_config(model, dataset, config_file_list, config_dict)
     _init_logger(config)
     logger = getLogger()
-    logger.info(sys.argv)
-    logger.info(config)
-    result, found = _run(config, saved, verbose=True, rivals=True)
-    logger.info("The running environment of this training is as follows:\n" + get_environment(config).draw())
-    logger.info(set_color("best valid ", "yellow") + f": {result['best_valid_result']}")
-    logger.info(set_color("test result", "yellow") + f": {result['test_result']}")
-    if found:
-        logger.info(beside.sentence(found))
+    _to_file(sys.argv)
+    _to_file(config)
+    result, ending = _run(config, saved, verbose=True, rivals=True)
+    _to_file("The running environment of this training is as follows:\n" + get_environment(config).draw())
+    logger.info(set_color("best valid ", "yellow") + f": {floats(result['best_valid_result'])}")
+    logger.info(set_color("test result", "yellow") + f": {floats(result['test_result'])}")
+    if ending:
+        logger.info(beside.ending(**ending))
     return result
+
+
+def _to_file(message):
+    """What a screen has no room for, in the log file alone, where RecBole made one."""
+    logger = getLogger()
+    record = logger.makeRecord(logger.name, INFO, __file__, 0, message, (), None)
+    for handler in logger.handlers:
+        if isinstance(handler, FileHandler):
+            handler.handle(record)
 
 
 def objective_function(config_dict=None, config_file_list=None, saved=True, callback=None):

@@ -118,6 +118,13 @@ def test_the_script_runs_rella_and_resumes(movies):
     assert "test result" in done.stderr and "'auc'" in done.stderr
     (run,) = Path("saved").glob("ReLLa-*")
     assert yaml.safe_load((run / "config.yaml").read_text())["history_size"] == 3
+    # The configuration fills pages: the log file has it. The screen ends with a table, and what to do next.
+    (log,) = Path("log").rglob("*.log")
+    assert "retrieval_metric" in log.read_text() and "retrieval_metric" not in done.stderr + done.stdout
+    command = (
+        f"python run_recbole_rella.py --explain={pd.read_csv(run / 'test_predictions.csv')['row_id'].min()} --run_folder={run}"
+    )
+    assert "np.float64" not in done.stderr and "| ReLLa " in done.stderr and command in done.stderr
     before = (run / "test_predictions.csv").read_text()
     done = script(f"--resume_from={run}")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,6 +1,7 @@
 """What models read: said by the table of a comparison (law 13), and beside a run of ReLLa."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,9 @@ def test_what_stands_beside_a_run_of_rella(movies, caplog):
     name, tiny = movies
     caplog.set_level("INFO")
     alone = run_recbole_rella("ReLLa", name, config_dict={**tiny, "run_folder": "alone"})
-    assert "beside it" not in caplog.text and "beside" not in json.loads(Path("alone/metrics.json").read_text())
+    assert "Tree (on" not in caplog.text and "beside" not in json.loads(Path("alone/metrics.json").read_text())
+    assert re.search(r"\| ReLLa +\| 0\.\d{4} ", caplog.text) and "--explain=" in caplog.text
+    caplog.clear()
     result = run_recbole_rella("ReLLa", name, config_dict={**tiny, **SMALL, "beside": ["Bias", "Tree"]})
     # ReLLa is as it was.
     assert result == alone
@@ -144,9 +147,10 @@ def test_what_stands_beside_a_run_of_rella(movies, caplog):
     assert (folder / "test_predictions.csv").read_text() == Path("alone/test_predictions.csv").read_text()
     found = json.loads((folder / "metrics.json").read_text())["beside"]
     assert list(found) == ["Bias", "Tree"] and all(one["train_rows"] == 270 and one["seconds"] < 10 for one in found.values())
-    (line,) = [line for line in caplog.text.splitlines() if "beside it, on the same rows" in line]
-    assert all(f"auc : {one['auc']:.4f}" in line for one in found.values()) and "Tree (on history_fields)" in line
-    assert caplog.text.index("test result") < caplog.text.index("beside it")
+    for label, one in zip((r"Bias \(item mean plus running user mean\)", r"Tree \(on history_fields\)"), found.values()):
+        assert re.search(rf"^\| {label} +\| {one['auc']:.4f} +\| {one['logloss']:.4f} ", caplog.text, re.M)
+    assert caplog.text.index("test result") < caplog.text.index("on the same test rows") < caplog.text.index("next:")
+    assert "np.float64" not in caplog.text
     # Each is what a run of it reaches.
     for model in ("Bias", "Tree"):
         other = {**tiny, **SMALL, "run_folder": model, "metric_decimal_place": 9}
