@@ -21,6 +21,7 @@ import pandas as pd
 
 from benchmarks.speed.measure import machine
 from benchmarks.vllm_server import VllmServer
+from recbole_rella.compat import without_future_warnings
 from recbole_rella.files import write_json, write_text
 from recbole_rella.serving.export import Export
 from recbole_rella.serving.requests import score_file
@@ -122,6 +123,7 @@ def main():
     parser.add_argument("--requests", type=int, default=0)
     parser.add_argument("--name", default="engines")
     flags = parser.parse_args()
+    without_future_warnings()
     folder = Path(tempfile.mkdtemp())
     Export(flags.run_folder).write_model(folder / "llm")
     try:

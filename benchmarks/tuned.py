@@ -62,6 +62,7 @@ def main():
     parser.add_argument("--folder", type=Path, default=Path("saved/tuned"), help="of unfinished searches")
     flags, rest = parser.parse_known_args()
     compat.apply()
+    compat.without_future_warnings()
     with command_line({}):
         given = {key: read_value(key, text) for key, text in keys_among(rest).items()}
         for label in flags.models.split(","):

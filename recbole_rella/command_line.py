@@ -4,7 +4,6 @@ Each way imports what it needs, as the help needs nothing.
 """
 
 import sys
-import warnings
 from pathlib import Path
 
 from recbole_rella import arguments
@@ -198,11 +197,11 @@ def main(given=None):
         RellaError: what was given cannot be used.
     """
     command = arguments.parse(sys.argv[1:] if given is None else given)
+    from recbole_rella.compat import without_future_warnings
     from recbole_rella.config import command_line
 
     _start_processes(command)
-    # RecBole's calls of pandas and torch that will change some day; nothing that a user could do about them.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    without_future_warnings()
     with command_line(command.keys):
         return _WAYS[command.way](command)
 

@@ -8,10 +8,16 @@ import contextlib
 import functools
 import sys
 import types
+import warnings
 
 import numpy as np
 import scipy.sparse
 import torch
+
+
+def without_future_warnings():
+    """Calls of libraries among themselves that will change some day are nothing that a user of a command could do about."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(recbole|transformers|peft)\.")
 
 
 def _numpy_aliases():

@@ -93,6 +93,7 @@ def main():
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")])
     flags, rest = parser.parse_known_args()
     compat.apply()
+    compat.without_future_warnings()
     with command_line({}):
         given = {key: read_value(key, text) for key, text in keys_among(rest).items()}
         make_table(flags.table, flags.dataset, flags.rows, flags.seeds, given)

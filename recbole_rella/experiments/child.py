@@ -7,9 +7,9 @@ import os
 import sys
 import threading
 import traceback
-import warnings
 from pathlib import Path
 
+from recbole_rella.compat import without_future_warnings
 from recbole_rella.config import no_command_line
 from recbole_rella.files import read_yaml, write_json
 from recbole_rella.quick_start import run_recbole_rella
@@ -31,7 +31,7 @@ def main(path):
     Returns:
         int: 0, or 1 after an error.
     """
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+    without_future_warnings()
     folder = Path(read_yaml(path)["run_folder"])
     resumed = {"resume_from": str(folder), "run_folder": None} if (folder / RESUME).is_file() else None
     try:
