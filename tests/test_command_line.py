@@ -347,8 +347,8 @@ def test_resuming_takes_keys_of_the_command_line(own):
     before = (Path("run") / "test_predictions.csv").read_text()
     command_line.main(["--resume_from=run"])
     assert (Path("run") / "test_predictions.csv").read_text() == before
-    with pytest.raises(RellaError, match="history_size: expected an integer of at least 1, found 0"):
-        command_line.main(["--resume_from=run", "--history_size=0"])
+    with pytest.raises(RellaError, match="history_size: expected an integer of at least 0, found -1"):
+        command_line.main(["--resume_from=run", "--history_size=-1"])
 
 
 def test_allowed_changes_are_words():
