@@ -312,7 +312,7 @@ def test_law_8_all_errors_of_the_configuration_at_once(movies):
     wrong = {
         **tiny,
         "history_sise": 5,
-        "history_size": 0,
+        "history_size": -1,
         "lora_rank": 4,
         "train_history": ["recent", "nearest"],
         "eval_history": "nearest",
@@ -322,7 +322,7 @@ def test_law_8_all_errors_of_the_configuration_at_once(movies):
         Config(model="ReLLa", dataset="does-not-even-exist", config_dict=wrong)
     message = str(error.value)
     assert "history_sise: there is no such key; the nearest valid one is history_size" in message
-    assert "history_size: expected an integer of at least 1, found 0" in message
+    assert "history_size: expected an integer of at least 0, found -1" in message
     assert "lora_rank: there is no such key; the nearest valid one is lora_r" in message
     assert "eval_history: expected one of recent, retrieved, both, found 'nearest'" in message
     assert "train_history: expected mixed, one of recent, retrieved, both, or a list of different ones of these, found [" in message
