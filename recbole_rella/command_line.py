@@ -149,6 +149,22 @@ def _compare(command):
     return run_side_by_side(**_several(command))
 
 
+def _tuned(command, given):
+    """The files of a run, that of the settings that were chosen for its model first, where --tuned=True asks for them."""
+    files = given["config_file_list"] or []
+    if arguments.read_value("tuned", command.keys.get("tuned", "False")) is not True:
+        return files
+    from recbole_rella.shipped import tuned_file
+
+    path = tuned_file(given["model"], given["dataset"])
+    if not path.is_file():
+        raise CommandError(
+            f"tuned: expected a model and a data set for which settings were chosen (properties/tuned), found "
+            f"--model={given['model']} --dataset={given['dataset']}."
+        )
+    return [str(path), *files]
+
+
 def _run(command):
     from recbole_rella.experiments.stages import run_stages, wants_stages
     from recbole_rella.files import read_yaml
@@ -156,6 +172,7 @@ def _run(command):
     from recbole_rella.run_folder import CONFIG, read_run
 
     given = _on_data(command)
+    given["config_file_list"] = _tuned(command, given) or None
     named = {key: arguments.read_value(key, command.keys[key]) for key in ("crm", "adapter_from") if key in command.keys}
     if any(map(wants_stages, [named, *(read_yaml(file) for file in command.files if Path(file).is_file())])):
         return run_stages(**given)

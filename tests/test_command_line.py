@@ -357,3 +357,19 @@ def test_allowed_changes_are_words():
     assert allowed_changes("rows,version") == ["rows", "version"]
     with pytest.raises(RellaError, match="allow_changed: expected a list of words among rows, llm, encoder, prompts, crm, version"):
         allowed_changes("row")
+
+
+def test_one_model_takes_what_was_chosen_for_it(own, tmp_path, monkeypatch):
+    """Below the user's own files, as those of a table do."""
+    path = tmp_path / "Chosen.yaml"
+    path.write_text("lora_r: 3\nhistory_size: 2\n")
+    monkeypatch.setattr("recbole_rella.shipped.tuned_file", lambda *_: path)
+    command_line.main(
+        ["--model=ReLLa", f"--dataset={own}", "--config_files=own.yaml", "--tuned=True", "--epochs=0", "--run_folder=run"]
+    )
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["lora_r"] == 3 and config["history_size"] == 4
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CommandError, match=r"found --model=FM --dataset=nothing\."):
+        command_line.main(["--model=FM", "--dataset=nothing", "--tuned=True"])
