@@ -156,8 +156,8 @@ def test_the_shipped_spaces_are_read_as_recbole_reads_them():
         path = properties_folder() / "hyper" / f"{name}.hyper"
         assert set(space) == set(HyperTuning(objective_function, params_file=str(path), algo="bayes").space)
     assert spaces["sim"]["embedding_size"] == ("choice", [32, 64, 128])
-    space = spaces["rella"]
-    assert space["train_history"] == ("choice", ["mixed", "retrieved", "recent"]) and space["lora_dropout"] == ("uniform", [0, 0.2])
+    assert spaces["rella"]["train_history"] == ("choice", [["recent", "both"], "mixed", "both", "recent"])
+    assert spaces["fm"]["embedding_size"][0] == "choice"
 
 
 @pytest.mark.parametrize(
