@@ -1,6 +1,6 @@
 """vLLM in this process (its offline engine), on a folder with the adapters merged in.
 
-Merged and not as a LoRA request: the scores are the same, and on a CPU eight times as fast (results/engines.md); soft tokens
+Merged and not as a LoRA request: the scores are the same, and on a CPU eight times as fast (results/README.md); soft tokens
 of items come along. An engine holds one set of weights: with others it is started anew.
 """
 
