@@ -71,7 +71,9 @@ def ending(found, folder, row_id):
             for name, one in found.items()
         ]
     )
-    script = f"python {Path(sys.argv[0]).name}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
+    python, here = Path(sys.executable), Path.cwd()
+    python = python.relative_to(here) if python.is_relative_to(here) else "python"
+    script = f"{python} {Path(sys.argv[0]).name}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
     next_steps = {
         f"--explain={row_id}": "what it saw of a row, and what moved the score",
         "--diagnose=history": "what it reads of a history",
