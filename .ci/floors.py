@@ -10,7 +10,7 @@ HELD = {"torch"}
 
 
 def floors(path):
-    """The constraints, a line each, of what is installed for a run, for tests and for tuning.
+    """The constraints, a line each, of what is installed for a run, for tests, for tuning and for servers.
 
     Args:
         path (pathlib.Path): setup.cfg.
@@ -21,7 +21,7 @@ def floors(path):
     config = configparser.ConfigParser(interpolation=None)
     config.read(path, encoding="utf-8")
     extras = config["options.extras_require"]
-    lines = "\n".join([config["options"]["install_requires"], extras["test"], extras["hyper"]]).splitlines()
+    lines = "\n".join([config["options"]["install_requires"], extras["test"], extras["hyper"], extras["server"]]).splitlines()
     found = [re.match(r"([\w-]+)>=([\w.]+)", line) for line in lines]
     return [f"{match[1]}=={match[2]}" for match in found if match and match[1] not in HELD]
 

