@@ -62,6 +62,9 @@ class SoftTokens(BesideAdapters):
         sizes (Mapping): kind of what belongs to a row (user, row) -> size of its vectors, where it has a soft token.
         history (EncodedNumbers or None): of the numbers of a row, where they have one.
 
+    Attributes:
+        first (int): the id of the first soft token: ids of the LLM's vocabulary are below it.
+
     Raises:
         SoftTokenError: the LLM's embedding is of another kind, or has more tokens than `places` counts.
     """
@@ -76,7 +79,7 @@ class SoftTokens(BesideAdapters):
             raise SoftTokenError(
                 f"spa_tokens: expected an LLM with an embedding of at most {places.first} tokens, found {embedding}."
             )
-        self._first, kinds = places.first, [name for name in OF_ROWS if name in places.of]
+        self.first, kinds = places.first, [name for name in OF_ROWS if name in places.of]
         width = embedding.embedding_dim
         with torch.no_grad():
             ids = torch.tensor([neutral["item"], neutral["row"]], device=embedding.weight.device)
@@ -94,11 +97,6 @@ class SoftTokens(BesideAdapters):
         embedding.register_forward_pre_hook(self._before)
         embedding.register_forward_hook(self._behind)
 
-    @property
-    def first(self):
-        """The id of the first soft token: ids of the LLM's vocabulary are below it."""
-        return self._first
-
     @contextmanager
     def numbered(self, token_ids, vectors=MappingProxyType({})):
         """Within this context the LLM takes these prompts; other threads wait.
@@ -112,7 +110,7 @@ class SoftTokens(BesideAdapters):
         """
         with ONE_AT_A_TIME:
             before, self._rows = self._rows, []
-            first, free = self._first + self._items, self._first + self._items
+            first, free = self.first + self._items, self.first + self._items
             numbered = token_ids
             for kind in [kind for kind in vectors if kind in self.projectors]:
                 different, which = different_rows(vectors[kind])
@@ -133,7 +131,7 @@ class SoftTokens(BesideAdapters):
             kind (str): of OF_ROWS.
             vectors (torch.Tensor): float32 [m, D].
         """
-        before, self._rows = self._rows, [(kind, self._first + self._items, vectors)]
+        before, self._rows = self._rows, [(kind, self.first + self._items, vectors)]
         try:
             yield
         finally:
@@ -142,7 +140,7 @@ class SoftTokens(BesideAdapters):
     def _before(self, _, inputs):
         """Ids that the embedding has, in the place of soft tokens."""
         ids, *others = inputs
-        soft = ids >= self._first
+        soft = ids >= self.first
         self._seen = (ids, soft) if soft.any() else None
         return (ids.masked_fill(soft, 0), *others)
 
@@ -155,9 +153,9 @@ class SoftTokens(BesideAdapters):
         known = 0
         made = output.new_zeros(len(different), output.shape[-1], dtype=torch.float32)
         if self._items:
-            of = (different < self._first + self._items).nonzero().squeeze(1)
+            of = (different < self.first + self._items).nonzero().squeeze(1)
             known += len(of)
-            made = made.index_put((of,), self.projectors[_ITEMS](self.table[different[of] - self._first]))
+            made = made.index_put((of,), self.projectors[_ITEMS](self.table[different[of] - self.first]))
         for kind, begin, vectors in self._rows:
             of = ((different >= begin) & (different < begin + len(vectors))).nonzero().squeeze(1)
             known += len(of)

@@ -94,7 +94,7 @@ class _Unfinished:
         if not self._path.is_file():
             return set()
         with open(self._path, encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.reader(file)][1:]
+            rows = list(csv.reader(file))[1:]
         whole = [row for row in rows if row[:1] != rows[-1][:1]]
         with replacing(self._path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([_COLUMNS, *whole])
