@@ -134,18 +134,19 @@ def _stamp(path):
 SUFFIXES = {"history": {"history_fields": ["default"]}}
 
 
-def make_run(experiment, entry, seed, value=None):
+def make_run(experiment, entry, seed, value=None, tuned_as=None):
     """A run of an entry on the rows of an experiment.
 
     Args:
         experiment (Experiment): has ReLLa's configuration and the split.
         entry (Entry), seed (int): of the run.
         value (optional): what a sweep set.
+        tuned_as (str, optional): as for `settings_of`.
 
     Returns:
         Run: with all its settings.
     """
-    return Run(entry, seed, value, settings_of(entry, experiment.base, seed, experiment.split_file.resolve()))
+    return Run(entry, seed, value, settings_of(entry, experiment.base, seed, experiment.split_file.resolve(), tuned_as))
 
 
 def tuned_settings(label, dataset):
@@ -281,7 +282,7 @@ def _names(entry):
     return list(dict.fromkeys([entry.model.rpartition(".")[2], entry.label.split(" (")[0], entry.label]))
 
 
-def settings_of(entry, base, seed, split_file):
+def settings_of(entry, base, seed, split_file, tuned_as=None):
     """All settings of one run of an entry.
 
     Args:
@@ -289,6 +290,7 @@ def settings_of(entry, base, seed, split_file):
         base (recbole.config.Config): of ReLLa on the data set, with all that the user gave.
         seed (int): of everything but the split.
         split_file (pathlib.Path): the rows.
+        tuned_as (str, optional): the label whose chosen settings it has where `tuned` asks for them; its own by default.
 
     Returns:
         dict: plain values, to be written as YAML.
@@ -300,7 +302,7 @@ def settings_of(entry, base, seed, split_file):
     common = {key: value for key, value in given.items() if "." not in key and key not in flags()}
     for key in ("train_shots_for", "with_bias", "tuned"):  # what they say is done here
         common.pop(key, None)
-    chosen = tuned_settings(entry.label, base["dataset"]) if base["tuned"] else {}
+    chosen = tuned_settings(tuned_as or entry.label, base["dataset"]) if base["tuned"] else {}
     read = {key for key in KEYS if entry.reads(key)}
     if entry.reads_history_fields:
         asked = {key: base[key] for key in ("retrieval_encoder", "retrieval_mix_encoder", "llm")} | {"history_fields": None}

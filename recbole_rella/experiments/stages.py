@@ -65,7 +65,8 @@ def _first(experiment, run):
         (entry,) = make_entries([settings["crm"]])
         found["crm"] = make_run(experiment, entry, run.seed)
     if is_word("adapter_from", settings.get("adapter_from")):
-        stage = make_run(experiment, Entry("ReLLa", "ReLLa", {}), run.seed)
+        # As ReLLa is tuned by itself it may have another embedded LLM, which the adapters would not fit.
+        stage = make_run(experiment, Entry("ReLLa", "ReLLa", {}), run.seed, tuned_as=run.entry.label)
         kept = {key: value for key, value in stage.settings.items() if key not in _THIRD_STAGE}
         # A data set's file may have turned them on.
         off = {key: False for key in ("spa", "cflora") if experiment.base.rella_defaults.get(key)}

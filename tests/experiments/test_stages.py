@@ -43,6 +43,20 @@ def test_three_stages_in_one_command(movies, llms, in_this_process, monkeypatch)
     assert table["test AUC"].notna().all() and sum(": running" in line for line in lines) == 0
 
 
+def test_a_stage_has_no_settings_that_were_chosen_for_rella_alone(movies, llms, in_this_process, monkeypatch, tmp_path):
+    """Another LLM, and its adapters would not fit. SIM's chosen settings are its own."""
+    name, tiny = movies
+    write_yaml(tmp_path / "ReLLa.yaml", {"llm": llms("llama"), "mini_dropout": 0.5})
+    write_yaml(tmp_path / "SIM.yaml", {"embedding_size": 3})
+    monkeypatch.setattr("recbole_rella.experiments.plan.tuned_file", lambda label, _: tmp_path / f"{label}.yaml")
+    own = {**tiny, "checkpoint_dir": "runs", "tuned": True, "SIM.epochs": 1}
+    table, *_ = run_side_by_side(["ReLLaX"], name, None, own)
+    assert table["test AUC"].notna().all(), table.to_dict()
+    found = {path.parent.name.split("-")[0]: read_run(path.parent).given for path in Path("runs").glob("*/*/metrics.json")}
+    assert found["ReLLa"]["llm"] == found["ReLLaX"]["llm"] == "mini" and found["ReLLa"]["mini_dropout"] != 0.5
+    assert found["SIM"]["embedding_size"] == 3
+
+
 def test_a_stage_that_fails_is_told(movies, llms, in_this_process):
     name, tiny = movies
     own = {**settings(tiny, llms("qwen2")), "spa": True, "crm": "LR"}
