@@ -8,8 +8,8 @@ from pathlib import Path
 
 from recbole_rella.arguments import asks_for_help
 
-# The help of our own script needs nothing of RecBole, whose import takes seconds.
-if not (Path(*sys.argv[:1]).name == "run_recbole_rella.py" and asks_for_help()):
+# The help of our own commands needs nothing of RecBole, whose import takes seconds.
+if not (Path(*sys.argv[:1]).stem in ("run_recbole_rella", "recbole-rella") and asks_for_help()):
     from recbole_rella import compat
 
     compat.apply()  # before anything imports RecBole

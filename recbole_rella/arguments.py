@@ -1,7 +1,8 @@
 """The command line: which flags there are, which way they ask for, and the keys beside them. Plain Python.
 
 A flag belongs to the command (``--seeds``, ``--sweep``); every other ``--key=value`` is a key of RecBole's or ours. Names are
-exact. A value begins after the first ``=`` or is the next argument, and may hold ``=``. Nothing is dropped: what is neither a flag
+exact. A value begins after the first ``=`` or is the next argument, and may hold ``=``. The first argument may be the word of a way,
+with its value behind it: ``score requests.jsonl`` is ``--score=requests.jsonl``. Nothing is dropped: what is neither a word, a flag
 nor a key is an error.
 """
 
@@ -51,6 +52,14 @@ Several processes (or torchrun, or accelerate launch, in the place of python):
     python run_recbole_rella.py --model=ReLLa --dataset=ml-100k --nproc=2
 
 Every other --key=value is a key of RecBole or of ReLLa and overrides the configuration files; --DIN.epochs=4 holds for DIN alone.
+
+Once installed, the same is a command of its own, and what is to be done may stand first as a word, here as there:
+
+    recbole-rella run --dataset=ml-100k                    recbole-rella compare --model=ReLLa,FM+history,Tree
+    recbole-rella sweep history_size:5,10,15               recbole-rella tune properties/hyper/rella.hyper --algo=bayes
+    recbole-rella score requests.jsonl                     recbole-rella explain <row_id or user,item>
+    recbole-rella diagnose history                         recbole-rella export <folder>
+    recbole-rella convert <folder> --dataset=ml-1m
 """
 
 # What the command can do: how messages name it, and the keys that mean something there (None stands for all of them).
@@ -68,6 +77,17 @@ WAYS = {
     "export": ("--export", _FINISHED),
 }
 _ON_DATA = ("run", "compare", "sweep", "tune")
+# The flags that ask for a way, and the way; the first of each takes what stands behind its word.
+_ASKING = {
+    "convert": "convert",
+    "sweep": "sweep",
+    "params_file": "tune",
+    "score": "score",
+    "explain": "explain",
+    "diagnose": "diagnose",
+    "export": "export",
+    "export_prompts": "export",
+}
 
 
 class CommandError(RellaError):
@@ -228,15 +248,25 @@ def parse(arguments):
     if asks_for_help(arguments):
         parser.print_help()
         raise SystemExit(0)
+    word, arguments = _word(arguments)
     given = _once(_pairs(arguments))
     try:
         known = parser.parse_args([f"--{name}={text}" for name, text in given.items() if name in ways])
     except argparse.ArgumentError as error:
         raise CommandError(f"{error.argument_name.split('/')[0].lstrip('-')}: {error.message}.") from error
     keys = {name: text for name, text in given.items() if name not in ways}
-    command = Command(_way(known, keys), known, keys)
+    command = Command(_way(known, word), known, keys)
     _check_together(command, [name for name in given if name in ways], ways)
     return command
+
+
+def _word(arguments):
+    """The word of a way that a command line begins with, or None; and the arguments with flags alone."""
+    word, rest = (arguments[0], list(arguments[1:])) if arguments and arguments[0] in WAYS else (None, arguments)
+    flag = next((flag for flag, way in _ASKING.items() if way == word), None)
+    if flag and rest and not rest[0].startswith("-"):
+        rest[0] = f"--{flag}={rest[0]}"
+    return word, rest
 
 
 def _pairs(arguments):
@@ -247,7 +277,9 @@ def _pairs(arguments):
         argument = short.get(name, name)
         if not re.fullmatch(r"--[^\W\d][\w.+-]*", argument):
             shown = f"{name}{equals}{text}"
-            raise CommandError(f"Expected --key=value, found {shown!r}. Put quotes around a value that holds spaces.")
+            raise CommandError(
+                f"Expected --key=value, or first one of {', '.join(WAYS)}, found {shown!r}. Put quotes around a value that holds spaces."
+            )
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise CommandError(f"{argument[2:]}: expected a value ({argument}=...), found none.")
@@ -263,16 +295,18 @@ def _once(pairs):
     return given
 
 
-def _way(known, keys):
-    """What the flags ask for."""
-    asking = ("convert", "sweep", "params_file", "score", "explain", "diagnose", "export", "export_prompts")
-    asked = {name: {"params_file": "tune", "export_prompts": "export"}.get(name, name) for name in asking if getattr(known, name)}
+def _way(known, word):
+    """What the flags ask for, and the word before them, where there is one."""
+    asked = {name: way for name, way in _ASKING.items() if getattr(known, name)}
     if len(set(asked.values())) > 1:
         raise CommandError(f"Expected one of {', '.join(f'--{name}' for name in asked)}, found all of them: start them one by one.")
-    if asked:
-        return next(iter(asked.values()))
     several = known.seeds or "," in (known.model or "") or is_variant(known.model) or with_suffix(known.model)[1]
-    return "compare" if several else "run"
+    way = next(iter(asked.values()), "compare" if several else "run")
+    if word in (None, way) or (word, way) == ("compare", "run"):
+        return word or way
+    if way in ("run", "compare") and word not in ("run", "compare"):
+        raise CommandError(f"{word}: expected what it takes behind it, as in `{word} ...`, found none; --help says what it is.")
+    raise CommandError(f"{word}: expected what goes with it, found arguments for {WAYS[way][0]}; --help says what goes together.")
 
 
 def is_variant(model):

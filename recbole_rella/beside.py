@@ -71,9 +71,12 @@ def ending(found, folder, row_id):
             for name, one in found.items()
         ]
     )
-    python, here = Path(sys.executable), Path.cwd()
-    python = python.relative_to(here) if python.is_relative_to(here) else "python"
-    script = f"{python} {Path(sys.argv[0]).name}" if sys.argv[0].endswith(".py") else Path(sys.argv[0]).name
+    program, here = Path(sys.argv[0]), Path.cwd()
+    python, command = (
+        path.relative_to(here) if path.is_relative_to(here) else other
+        for path, other in ((Path(sys.executable), "python"), (program, program.name))
+    )
+    script = f"{python} {program.name}" if program.suffix == ".py" else command
     next_steps = {
         f"--explain={row_id}": "what it saw of a row, and what moved the score",
         "--diagnose=history": "what it reads of a history",

@@ -6,6 +6,7 @@ Every shim names the release that made it necessary, or the one that made it nee
 
 import contextlib
 import functools
+import importlib.util
 import sys
 import types
 import warnings
@@ -13,6 +14,19 @@ import warnings
 import numpy as np
 import scipy.sparse
 import torch
+
+
+RECBOLE = "1.2.1"
+
+
+def require_recbole():
+    """On Python 3.12 and newer RecBole does not come with this package (see setup.cfg).
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if importlib.util.find_spec("recbole") is None:
+        raise ImportError(f"Expected RecBole {RECBOLE}, found none: pip install --no-deps recbole=={RECBOLE}")
 
 
 def without_future_warnings():
@@ -69,7 +83,12 @@ def _loss_of_one_row():
 
 
 def apply():
-    """Apply every shim that the installed libraries need. Calling it twice is harmless."""
+    """Apply every shim that the installed libraries need. Calling it twice is harmless.
+
+    Raises:
+        ImportError: RecBole is not installed.
+    """
+    require_recbole()
     _numpy_aliases()
     _dok_matrix_update()
     _trusted_checkpoints()

@@ -77,9 +77,19 @@ def test_flags_in_both_forms_and_short():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["word"], "Expected --key=value, found 'word'"),
-        (["--model=FM", "--prompt_noun=a", "b"], "Expected --key=value, found 'b'. Put quotes around"),
-        (["-x"], "Expected --key=value, found '-x'"),
+        (["word"], "Expected --key=value, or first one of run, compare, .*, export, found 'word'"),
+        (["--model=FM", "run"], "found 'run'"),
+        (["run", "x"], "found 'x'"),
+        (["score"], "score: expected what it takes behind it, as in `score ...`, found none"),
+        (["explain", "--model=FM,DIN"], "explain: expected what it takes behind it"),
+        (["score", "x", "y"], "found 'y'"),
+        (["score", "x", "--explain=3"], "Expected one of --score, --explain"),
+        (["run", "--score=x"], "run: expected what goes with it, found arguments for --score"),
+        (["run", "--model=FM,DIN"], "run: expected what goes with it, found arguments for models side by side"),
+        (["compare", "--sweep=lora_r:1"], "compare: expected what goes with it, found arguments for --sweep"),
+        (["score", "x", "--score=y"], "score: expected one value, found 'x' and 'y'"),
+        (["--model=FM", "--prompt_noun=a", "b"], "found 'b'. Put quotes around"),
+        (["-x"], "found '-x'"),
         (["-x=3"], "found '-x=3'"),
         (["lora_r=4"], "found 'lora_r=4'"),
         (["--"], "found '--'"),
@@ -141,10 +151,31 @@ def test_equal_arguments_are_one():
         (["--export=x", "--export_prompts=y"], "export"),
         (["--export_prompts=y"], "export"),
         (["--convert=x", "--dataset=ml-1m", "--data_path=d"], "convert"),
+        (["run", "--model=FM"], "run"),
+        (["compare", "--model=FM"], "compare"),
+        (["compare", "--model=FM,DIN", "--seeds=1"], "compare"),
     ],
 )
 def test_the_way_that_a_command_line_asks_for(words, way):
     assert parse(words).way == way and way in WAYS and way in command_line._WAYS
+
+
+@pytest.mark.parametrize(
+    "words, flags",
+    [
+        (["convert", "~/x", "--dataset=ml-1m"], ["--convert=~/x", "--dataset=ml-1m"]),
+        (["sweep", "lora_r:1,2", "--seeds=3"], ["--sweep=lora_r:1,2", "--seeds=3"]),
+        (["tune", "space.hyper", "--algo=bayes"], ["--params_file=space.hyper", "--algo=bayes"]),
+        (["score", "a=b.csv", "--run_folder", "r"], ["--score=a=b.csv", "--run_folder=r"]),
+        (["explain", "1,2"], ["--explain=1,2"]),
+        (["diagnose", "history"], ["--diagnose=history"]),
+        (["export", "folder", "--export_prompts=p"], ["--export=folder", "--export_prompts=p"]),
+        (["export", "--export_prompts=p"], ["--export_prompts=p"]),
+        (["score", "--score=x"], ["--score=x"]),
+    ],
+)
+def test_a_word_says_what_a_flag_says(words, flags):
+    assert parse(words) == parse(flags) and parse(words).way == words[0]
 
 
 def test_every_way_can_be_done():

@@ -4,6 +4,7 @@ import inspect
 import json
 import subprocess
 import sys
+from importlib.metadata import version as version_of
 
 import numpy as np
 import pytest
@@ -111,3 +112,10 @@ def test_applying_twice_changes_nothing():
     matrix = scipy.sparse.dok_matrix((1, 1))
     matrix._update({(0, 0): 1.0})
     assert matrix[0, 0] == 1 and recbole.trainer.trainer.torch.load.func is load.func
+
+
+def test_where_recbole_is_not_installed_the_message_says_how(monkeypatch):
+    """As on Python 3.12 and newer, where pip cannot install what it requires."""
+    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ImportError, match=f"pip install --no-deps recbole=={version_of('recbole')}"):
+        compat.apply()
