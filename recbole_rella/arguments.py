@@ -1,9 +1,9 @@
 """The command line: which flags there are, which way they ask for, and the keys beside them. Plain Python.
 
 A flag belongs to the command (``--seeds``, ``--sweep``); every other ``--key=value`` is a key of RecBole's or ours. Names are
-exact. A value begins after the first ``=`` or is the next argument, and may hold ``=``. The first argument may be the word of a way,
-with its value behind it: ``score requests.jsonl`` is ``--score=requests.jsonl``. Nothing is dropped: what is neither a word, a flag
-nor a key is an error.
+exact. A value begins after the first ``=`` or is the next argument, and may hold ``=``. The first argument may be the word of a
+way, with its value behind it: ``score requests.jsonl`` is ``--score=requests.jsonl``. Nothing is dropped: what is neither a word, a
+flag nor a key is an error.
 """
 
 import argparse
@@ -277,8 +277,9 @@ def _pairs(arguments):
         argument = short.get(name, name)
         if not re.fullmatch(r"--[^\W\d][\w.+-]*", argument):
             shown = f"{name}{equals}{text}"
+            words = ", ".join(WAYS)
             raise CommandError(
-                f"Expected --key=value, or first one of {', '.join(WAYS)}, found {shown!r}. Put quotes around a value that holds spaces."
+                f"Expected --key=value, or first one of {words}, found {shown!r}. Put quotes around a value that holds spaces."
             )
         if not equals:
             if not rest or rest[0].startswith("--"):

@@ -15,7 +15,6 @@ import numpy as np
 import scipy.sparse
 import torch
 
-
 RECBOLE = "1.2.1"
 
 
