@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -215,9 +216,20 @@ def test_the_help_says_all_and_comes_at_once(words):
         assert f"  --{text.name}={text.default}\n" in done.stdout and text.comment in done.stdout
 
 
-def test_the_help_imports_nothing_of_recbole():
+def test_the_installed_command():
+    """In any folder, as a wheel has it; an error is one message there, too."""
+    (entry,) = entry_points(group="console_scripts", name="recbole-rella")
+    assert entry.load() is command_line.run
+    command = Path(sys.executable).with_name("recbole-rella")
+    done = subprocess.run([command, "explain", "--lora_r=3"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("CommandError: explain: expected what it takes")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("program", ["run_recbole_rella.py", ".venv/bin/recbole-rella"])
+def test_the_help_imports_nothing_of_recbole(program):
     code = (
-        "import sys; sys.argv = ['run_recbole_rella.py', '--help']\n"
+        f"import sys; sys.argv = [{program!r}, '--help']\n"
         "from recbole_rella.command_line import run\n"
         "try: run()\nexcept SystemExit: pass\n"
         "sys.exit(bool({'torch', 'recbole', 'pandas', 'numpy'} & set(sys.modules)))"
