@@ -29,6 +29,13 @@ def integer(low, optional=False):
     return rule
 
 
+def evaluated(value):
+    """Rows of validation and of test: one number for both, or one each."""
+    each = value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]
+    fits = all(integer(1, optional=True)(count) is None for count in each)
+    return None if fits else "an integer of at least 1, or none, for validation and test, or a list of one for each"
+
+
 def number(low, high=float("inf"), above=False):
     """A rule: a number from `low` to `high`, or above `low`."""
 

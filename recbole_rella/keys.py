@@ -98,7 +98,7 @@ KEYS = {
     "train_shots_for": Key(rules.one_of("ReLLa", "all"), ("run",)),
     "with_bias": Key(rules.boolean, ("run",)),
     "tuned": Key(rules.boolean, ("run",)),
-    "eval_rows": Key(rules.integer(1, optional=True), ("rows",)),
+    "eval_rows": Key(rules.evaluated, ("rows",)),
     "expected_counts": Key(rules.counts, ("run",)),
     "train_history": Key(rules.train_history, ("training",), of=_RELLA),
     "eval_history": Key(rules.one_of(*rules.HISTORIES), ("evaluation",), of=_RELLA),

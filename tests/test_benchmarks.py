@@ -198,7 +198,7 @@ def test_tables_of_a_real_llm(name, sweep, movies, in_this_process, monkeypatch)
     (Path("benchmarks") / "real_llm").mkdir(parents=True)
     (Path("benchmarks") / "real_llm" / "entries").symlink_to(real_llm.ENTRIES)
     given = {key: value for key, value in tiny.items() if key not in ("train_history", "epochs", "retrieval_encoder", "beside")}
-    folder = real_llm.make_table(name, data, 20, None, given)
+    folder = real_llm.make_table(name, data, 20, 10, None, given)
     found = pd.read_csv(folder / ("table.csv" if sweep is None else f"sweep-{sweep.partition(':')[0]}.csv"))
     labels = {Path(label).stem for label in real_llm.TABLES[name].entries}
     assert labels <= set(found["model"]) and found["test AUC"].between(0, 1).all()

@@ -1,6 +1,6 @@
 """Evidence with a real LLM: what its scores owe to tuning, to which behaviours are shown, how many, and how they are worded.
 
-    python -m benchmarks.real_llm zero_shot --llm=gemma-3-270m.gguf [--dataset=ml-100k] [--rows=2000] [--key=value ...]
+    python -m benchmarks.real_llm zero_shot --llm=gemma-3-270m.gguf [--dataset=ml-100k] [--rows=2000] [--valid_rows=500] [--key=value ...]
 
 One command a table; interrupted, it goes on behind the runs that are done. The same rows are drawn for all tables of a data set,
 and shots are nested. A table goes to results/real_llm/<data set>/<table>/. What the LLM reads stands in entries/: words alone, so
@@ -61,13 +61,13 @@ def entry(name):
     return str(own) if own.is_file() else name
 
 
-def make_table(name, dataset, rows, seeds, given):
+def make_table(name, dataset, rows, valid_rows, seeds, given):
     """Run what a table needs, and write it.
 
     Args:
         name (str): of TABLES.
         dataset (str), seeds (list of int or None), given (dict): as for `run_side_by_side`; given has the LLM.
-        rows (int): validation rows, and test rows, that are scored.
+        rows (int), valid_rows (int): test rows, and validation rows, that are scored.
 
     Returns:
         pathlib.Path: its folder.
@@ -76,7 +76,7 @@ def make_table(name, dataset, rows, seeds, given):
     encoder = {} if minilm() is None else {"retrieved_minilm.retrieval_encoder": str(minilm())}
     entries = [entry(label) for label in table.entries if label != "retrieved_minilm" or encoder]
     encoder = encoder if "retrieved_minilm" in table.entries else {}
-    settings = {"eval_rows": rows, "beside": [], **encoder, **table.settings, **given}
+    settings = {"eval_rows": [valid_rows, rows], "beside": [], **encoder, **table.settings, **given}
     if table.sweep is None:
         run_side_by_side(entries, dataset, config_dict=settings, seeds=seeds, output_folder=str(folder))
     else:
@@ -90,13 +90,14 @@ def main():
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--valid_rows", type=int, default=500)
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")])
     flags, rest = parser.parse_known_args()
     compat.apply()
     compat.without_future_warnings()
     with command_line({}):
         given = {key: read_value(key, text) for key, text in keys_among(rest).items()}
-        make_table(flags.table, flags.dataset, flags.rows, flags.seeds, given)
+        make_table(flags.table, flags.dataset, flags.rows, flags.valid_rows, flags.seeds, given)
 
 
 if __name__ == "__main__":

@@ -202,9 +202,10 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
             for part, split in zip(parts, (TRAIN, VALID, TEST)):
                 self.rows.split[part.inter_feat[ROW_ID].numpy()] = split
             split_rows = sum(map(len, parts))
-            self._draw(parts[0], "train_pool")
-            for part in parts[1:]:
-                self._draw(part, "eval_rows")
+            self._draw(parts[0], "train_pool", self.config["train_pool"])
+            asked = self.config["eval_rows"]
+            for part, count in zip(parts[1:], asked if isinstance(asked, (list, tuple)) else [asked, asked]):
+                self._draw(part, "eval_rows", count)
             self._compare_counts(parts, split_rows)
         else:
             parts = self._split_by_file()
@@ -212,7 +213,7 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
         pool = np.sort(parts[0].inter_feat[ROW_ID].numpy())
         for part in (self, *parts):
             part.pool = pool
-        self._draw(parts[0], "train_shots")
+        self._draw(parts[0], "train_shots", self.config["train_shots"])
         return parts
 
     def _split_by_file(self):
@@ -246,9 +247,8 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
                 "choose another threshold, or train_neg_sample_args."
             )
 
-    def _draw(self, part, key):
-        """Keep as many rows of a part as a key says."""
-        count = self.config[key]
+    def _draw(self, part, key, count):
+        """Keep as many rows of a part as a key says; all for None."""
         if count is None:
             return
         if count > len(part):

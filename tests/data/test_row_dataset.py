@@ -213,6 +213,15 @@ def test_evaluated_rows_are_drawn_with_the_seed(movies):
     np.testing.assert_array_equal(few.train, whole.train)
 
 
+def test_validation_may_have_other_numbers_of_rows_than_the_test(movies):
+    """The rows of the larger number hold those of the smaller one."""
+    name, tiny = movies
+    nine, mixed, one = (make_split(name, tiny, eval_rows=rows)[0] for rows in (9, [3, 9], [None, 3]))
+    assert len(mixed.valid) == 3 and set(mixed.valid) < set(nine.valid)
+    np.testing.assert_array_equal(mixed.test, nine.test)
+    assert len(one.valid) == len(make_split(name, tiny)[0].valid) and len(one.test) == 3 and set(one.test) < set(nine.test)
+
+
 def test_more_rows_than_there_are_is_told_of(movies, caplog):
     name, tiny = movies
     split, _ = make_split(name, tiny, eval_rows=1000)
