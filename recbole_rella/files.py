@@ -20,6 +20,9 @@ from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
+# A path as callers give it.
+AnyPath = str | os.PathLike[str]
+
 # Part of the name of every cached file: raise it when the same input would give another embedded LLM, vectors or prompts.
 CACHE_VERSION = 3
 

@@ -7,9 +7,11 @@ import difflib
 import importlib
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from logging import ERROR, INFO, FileHandler, basicConfig, getLogger
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.row_dataset import KeepsRows
 from recbole_rella.data.same_rows import same_rows
 from recbole_rella.errors import RellaError
-from recbole_rella.files import fingerprint, read_yaml
+from recbole_rella.files import AnyPath, fingerprint, read_yaml
 from recbole_rella.fitted_trainer import keeping_predictions
 from recbole_rella.key_rules import TRANSFORMERS
 from recbole_rella.metrics import row_metrics
@@ -77,7 +79,12 @@ def find_model(name):
         ) from error
 
 
-def make_config(model=None, dataset=None, config_file_list=None, config_dict=None):
+def make_config(
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: Sequence[AnyPath] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+) -> Config:
     """RecBole's Config; the model may be an import path, also where only a file or the dictionary names it.
 
     Where the files or the dictionary say resume_from, the folder of that run stands for its LLM and its texts.
@@ -230,7 +237,13 @@ def _measured(dataset, loaders, trainer, result, seconds):
     return measured
 
 
-def run_recbole_rella(model=None, dataset=None, config_file_list=None, config_dict=None, saved=True):
+def run_recbole_rella(
+    model: str | type | None = None,
+    dataset: str | None = None,
+    config_file_list: Sequence[AnyPath] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+) -> dict[str, Any]:
     """Train and test a model, as RecBole's ``run_recbole`` does (but for its count of FLOPs, which copies the model).
 
     Args:
@@ -270,7 +283,12 @@ def _to_file(message):
             handler.handle(record)
 
 
-def objective_function(config_dict=None, config_file_list=None, saved=True, callback=None):
+def objective_function(
+    config_dict: Mapping[str, Any] | None = None,
+    config_file_list: Sequence[AnyPath] | None = None,
+    saved: bool = True,
+    callback: Callable[[int, float], Any] | None = None,
+) -> dict[str, Any]:
     """The objective function for RecBole's HyperTuning and for Ray.
 
     Args:
@@ -298,7 +316,7 @@ def _names(text):
     return [name.strip() for name in text.split(",") if name.strip()] if isinstance(text, str) else list(text or ())
 
 
-def load_run_data(run_folder, allow_changed=(), engine=None):
+def load_run_data(run_folder: AnyPath, allow_changed: str | Iterable[str] = (), engine: Mapping[str, Any] | None = None) -> tuple:
     """The data and the LLM of a run of ReLLa, compared with what the run stood on; its weights are not loaded yet.
 
     Args:
@@ -335,7 +353,7 @@ def _data_of(run, allow_changed, changed=MappingProxyType({})):
     return config, dataset, loaders
 
 
-def load_data_and_model(run_folder, allow_changed=()):
+def load_data_and_model(run_folder: AnyPath, allow_changed: str | Iterable[str] = ()) -> tuple:
     """Restore a run from its folder; no pickled code is read, and nothing is logged or written beside it.
 
     Args:
@@ -359,7 +377,7 @@ def load_data_and_model(run_folder, allow_changed=()):
     return load_rella(run_folder, allow_changed)
 
 
-def load_rella(run_folder, allow_changed=(), engine=None):
+def load_rella(run_folder: AnyPath, allow_changed: str | Iterable[str] = (), engine: Mapping[str, Any] | None = None) -> tuple:
     """`load_data_and_model` of a run of ReLLa, and of no other model; engine as of `load_run_data`."""
     run, config, dataset, loaders = load_run_data(run_folder, allow_changed, engine)
     model = _make_model(config, loaders)

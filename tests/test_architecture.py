@@ -1,6 +1,7 @@
 """The house: imports go one way, our keys and their defaults agree, and the wheel holds what the package reads."""
 
 import ast
+import inspect
 import subprocess
 import sys
 import zipfile
@@ -9,9 +10,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+import recbole_rella
 from recbole_rella.config import properties_folder
+from recbole_rella.experiments.side_by_side import run_side_by_side
+from recbole_rella.experiments.sweep import run_sweep
+from recbole_rella.experiments.tuning import tune
 from recbole_rella.key_docs import MODELS
 from recbole_rella.keys import KEYS
+from recbole_rella.serving.diagnosis import diagnose, write_diagnosis
+from recbole_rella.serving.explanation import explain, write_explanation
+from recbole_rella.serving.export import Export
+from recbole_rella.serving.requests import score_file
+from recbole_rella.serving.scorer import Scorer
 from recbole_rella.version import VERSION
 
 PACKAGE = Path(__file__).parents[1] / "recbole_rella"
@@ -119,6 +129,21 @@ def test_every_key_has_a_default_a_rule_and_a_comment():
         assert any("# (" in line for line in text.splitlines()[place - 1 : place + 1]), key
 
 
+PUBLIC = (
+    *(getattr(recbole_rella, name) for name in recbole_rella.__all__),
+    *(function for of in (Scorer, Export) for name, function in vars(of).items() if name == "__init__" or name[0] != "_"),
+    *(explain, write_explanation, diagnose, write_diagnosis, score_file, run_side_by_side, run_sweep, tune),
+)
+
+
+@pytest.mark.parametrize("public", [getattr(found, "fget", None) or getattr(found, "__func__", found) for found in PUBLIC])
+def test_the_public_api_has_type_hints(public):
+    """Which .ci/run lets a type checker compare with what is done."""
+    signature = inspect.signature(public)
+    names = [name for name in signature.parameters if name not in ("self", "cls")]
+    assert set(names) <= set(public.__annotations__) and signature.return_annotation is not inspect.Signature.empty
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_the_properties(tmp_path):
     root = PACKAGE.parent
@@ -134,7 +159,7 @@ def test_the_wheel_holds_the_properties(tmp_path):
         if p.is_file()
     }
     assert {Path(name).suffix for name in wanted} == {".yaml", ".jinja", ".hyper"} and wanted <= names
-    assert {f"recbole_rella/{room(path)}" for path in MODULES} <= names
+    assert {f"recbole_rella/{room(path)}" for path in MODULES} | {"recbole_rella/py.typed"} <= names
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Evidence with a real LLM: what its scores owe to tuning, to which behaviours are shown, how many, and how they are worded.
 
-    python -m benchmarks.real_llm zero_shot --llm=gemma-3-270m.gguf [--dataset=ml-100k] [--rows=2000] [--valid_rows=500] [--key=value ...]
+    python -m benchmarks.real_llm zero_shot --llm=gemma-3-270m.gguf [--dataset=ml-100k] [--rows=2000] [--key=value ...]
 
 One command a table; interrupted, it goes on behind the runs that are done. The same rows are drawn for all tables of a data set,
 and shots are nested. A table goes to results/real_llm/<data set>/<table>/. What the LLM reads stands in entries/: words alone, so

@@ -1,10 +1,13 @@
 """Several models on the same rows: one split, every model trained and scored on it, one table."""
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from recbole.utils import init_seed
 
 from recbole_rella.data.row_dataset import RowDataset
@@ -21,7 +24,7 @@ from recbole_rella.experiments.plan import (
 from recbole_rella.experiments.runs import execute
 from recbole_rella.experiments.stages import with_stages
 from recbole_rella.experiments.table import models_table, runs_table, write_table
-from recbole_rella.files import fingerprint
+from recbole_rella.files import AnyPath, fingerprint
 from recbole_rella.keys import ConfigError, affecting
 from recbole_rella.rows.split import Split, SplitError
 from recbole_rella.run_folder import read_run
@@ -164,7 +167,15 @@ def heading(experiment, seeds, title):
     )
 
 
-def run_side_by_side(models, dataset=None, config_file_list=None, config_dict=None, seeds=None, output_folder=None, report=print):
+def run_side_by_side(
+    models: Sequence[str],
+    dataset: str | None = None,
+    config_file_list: Sequence[AnyPath] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    output_folder: AnyPath | None = None,
+    report: Callable[[str], Any] = print,
+) -> tuple[pd.DataFrame, pd.DataFrame, Path]:
     """Train and score several models on the same rows, and compare them.
 
     What was run before with the same settings is kept, so that an interrupted comparison goes on, and a failed run is tried

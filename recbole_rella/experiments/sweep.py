@@ -1,7 +1,9 @@
 """One key over several values, on the same rows: the curves of AUC against the history size, and how heterogeneous the shown
 behaviours are (ReLLa, WWW 2024, figures 2 and 5), for any key and any models."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -11,7 +13,7 @@ from recbole_rella.config import PATHS, RUN_ALONE, data_keys
 from recbole_rella.experiments.plan import Entry, make_base, make_entries, make_run, with_each_history
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
-from recbole_rella.files import replacing, write_text
+from recbole_rella.files import AnyPath, replacing, write_text
 from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.tables import markdown
@@ -91,7 +93,16 @@ def _picture(curves, key, heterogeneity, path):
     save_figure(figure, path)
 
 
-def run_sweep(sweep, models, dataset=None, config_file_list=None, config_dict=None, seeds=None, output_folder=None, report=print):
+def run_sweep(
+    sweep: str,
+    models: Sequence[str],
+    dataset: str | None = None,
+    config_file_list: Sequence[AnyPath] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
+    output_folder: AnyPath | None = None,
+    report: Callable[[str], Any] = print,
+) -> tuple[pd.DataFrame, Path]:
     """Run models over the values of a key, on the same rows.
 
     ReLLa is run with retrieved behaviours, with recent ones and with both, unless the settings choose; with both, a history_size

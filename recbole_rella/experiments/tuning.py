@@ -11,7 +11,9 @@ import json
 import logging
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -22,7 +24,7 @@ from recbole_rella.experiments.plan import identity, make_base, make_entries, ma
 from recbole_rella.experiments.ray_trials import plain_metrics, ray_search
 from recbole_rella.experiments.side_by_side import make_experiment
 from recbole_rella.experiments.stages import with_stages
-from recbole_rella.files import fingerprint, write_text, write_yaml
+from recbole_rella.files import AnyPath, fingerprint, write_text, write_yaml
 from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config, objective_function
 from recbole_rella.run_folder import fits_yaml, model_name
@@ -134,19 +136,19 @@ class Trials:
 
 
 def tune(
-    params_file,
-    model="ReLLa",
-    dataset=None,
-    config_file_list=None,
-    config_dict=None,
-    tool="Hyperopt",
-    algo="exhaustive",
-    max_evals=100,
-    early_stop=10,
-    output_file="hyper.result",
-    display_file=None,
-    concurrency=None,
-):
+    params_file: AnyPath,
+    model: str | None = "ReLLa",
+    dataset: str | None = None,
+    config_file_list: Sequence[AnyPath] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    tool: str = "Hyperopt",
+    algo: str = "exhaustive",
+    max_evals: int = 100,
+    early_stop: int = 10,
+    output_file: AnyPath = "hyper.result",
+    display_file: AnyPath | None = None,
+    concurrency: int | None = None,
+) -> tuple[dict[str, Any], float, Path]:
     """Search the settings with the best validation score.
 
     Args:

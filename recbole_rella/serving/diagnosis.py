@@ -14,10 +14,11 @@ import pandas as pd
 
 from recbole_rella.errors import RellaError
 from recbole_rella.experiments.significance import paired_bootstrap
-from recbole_rella.files import replacing, write_text
+from recbole_rella.files import AnyPath, replacing, write_text
 from recbole_rella.metrics import row_metrics
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.run_folder import read_run
+from recbole_rella.serving.scorer import Scorer
 from recbole_rella.tables import markdown
 
 # Rows that are looked at, drawn once with a fixed seed: the standard error of an AUC is about .01 then.
@@ -48,7 +49,7 @@ class Diagnosis:
     table: pd.DataFrame
     scores: dict
 
-    def text(self):
+    def text(self) -> str:
         """The diagnosis as a page of Markdown."""
         shown = self.table.assign(
             **{name: self.table[name].map("{:.4f}".format) for name in ("AUC", "LogLoss", "UAUC", "moved")},
@@ -61,7 +62,7 @@ class Diagnosis:
         )
 
 
-def diagnose(scorer, run_folder):
+def diagnose(scorer: Scorer, run_folder: AnyPath) -> Diagnosis:
     """Score test rows of a finished run with other histories.
 
     Args:
@@ -142,7 +143,7 @@ def _table(scores, labels, users):
     return pd.DataFrame(lines, columns=["history", "AUC", "LogLoss", "UAUC", "p", "moved"])
 
 
-def write_diagnosis(diagnosis, folder):
+def write_diagnosis(diagnosis: Diagnosis, folder: AnyPath) -> Path:
     """Write history.md, history.csv and history.png.
 
     Args:

@@ -2,19 +2,20 @@
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recbole_rella.files import write_json, write_text
+from recbole_rella.files import AnyPath, write_json, write_text
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.prompt.template import Rating
 from recbole_rella.retrieval.subr import similarity
 from recbole_rella.rows.fields import KINDS, RECENT
 from recbole_rella.rows.numbers import as_in_file
 from recbole_rella.serving.catalogue import RequestError
+from recbole_rella.serving.scorer import Scorer
 from recbole_rella.tables import fenced, markdown
 
 
@@ -50,7 +51,7 @@ class Explanation:
     prompt: str
     behaviours: list
 
-    def text(self):
+    def text(self) -> str:
         """The explanation as a page of Markdown."""
         table = pd.DataFrame(self.behaviours, columns=_COLUMNS)
         shown = table.assign(
@@ -117,7 +118,7 @@ def find_case(scorer, case):
     )
 
 
-def explain(scorer, case):
+def explain(scorer: Scorer, case: str | int) -> Explanation:
     """Explain the score of a row, or of a user and an item.
 
     Args:
@@ -185,7 +186,7 @@ def _behaviours(scorer, prompter, target, shown, moved):
 def _date(time):
     """A day where the time can be seconds since 1970, else the number."""
     if 10**8 <= time < 10**11:
-        return datetime.fromtimestamp(time, tz=UTC).strftime("%Y-%m-%d")
+        return datetime.fromtimestamp(time, tz=timezone.utc).strftime("%Y-%m-%d")
     return str(time)
 
 
@@ -194,7 +195,7 @@ def _line(behaviour):
     return f"{behaviour['item'][:60]}{rating}  {behaviour['date']}"
 
 
-def write_explanation(explanation, folder):
+def write_explanation(explanation: Explanation, folder: AnyPath) -> Path:
     """Write <name>.md, .json and .png.
 
     Args:

@@ -5,13 +5,14 @@ else a folder holds, and how exactly, says llm/merged_folder.py.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from peft import PeftModel
 
 from recbole_rella.data.rellax import make_rellax
 from recbole_rella.errors import RellaError
-from recbole_rella.files import is_new, replacing
+from recbole_rella.files import AnyPath, is_new, replacing
 from recbole_rella.llm.merged_folder import write_merged
 from recbole_rella.quick_start import load_run_data
 from recbole_rella.rows.fields import KIND, KINDS, ROW_ID
@@ -36,13 +37,13 @@ class Export:
         RunError: the folder holds no run of ReLLa; RunChangedError: it is another data set, LLM, encoder, prompt or version.
     """
 
-    def __init__(self, run_folder, allow_changed=()):
+    def __init__(self, run_folder: AnyPath, allow_changed: str | Iterable[str] = ()) -> None:
         self.run, config, self.dataset, loaders = load_run_data(run_folder, allow_changed)
         self._parts = dict(zip(SPLITS, (loader._dataset for loader in loaders)))
         self._config = config
         self._answers = tuple(config["prompt_answers"])
 
-    def write_model(self, folder):
+    def write_model(self, folder: AnyPath) -> None:
         """Write weights, configuration, generation settings, and the tokenizer with the chat template that was used.
 
         Args:
@@ -74,7 +75,7 @@ class Export:
                 "vectors of users and rows, for which an exported LLM has no place. Score with Scorer."
             )
 
-    def write_prompts(self, path, split="test"):
+    def write_prompts(self, path: AnyPath, split: str = "test") -> int:
         """Write the prompts of a split as JSON Lines, whole or not at all, one object a row:
 
         row_id, user_id, item_id (the data set's own), label;

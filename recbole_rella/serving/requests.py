@@ -13,10 +13,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recbole_rella.files import file_fingerprint, fingerprint, replacing
+from recbole_rella.files import AnyPath, file_fingerprint, fingerprint, replacing
 from recbole_rella.prompt.prompter import PromptBudgetError
 from recbole_rella.prompt.template import TemplateError
 from recbole_rella.serving.catalogue import RequestError
+from recbole_rella.serving.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,9 @@ class _Unfinished:
             left.unlink()
 
 
-def score_file(scorer, requests_file, output_file, bad_lines="skip", show_progress=True):
+def score_file(
+    scorer: Scorer, requests_file: AnyPath, output_file: AnyPath, bad_lines: str = "skip", show_progress: bool = True
+) -> tuple[int, int]:
     """Score a file of requests.
 
     Args:

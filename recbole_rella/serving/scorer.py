@@ -4,16 +4,18 @@ A request is one user with candidates. It becomes rows of its own, which go thro
 LLM as the rows of a data set.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from peft import PeftModel
 
 from recbole_rella.engines import make_engine
-from recbole_rella.files import fingerprint
+from recbole_rella.files import AnyPath, fingerprint
 from recbole_rella.key_rules import same_field
 from recbole_rella.keys import affecting
 from recbole_rella.llm.rellax import trained_identity
@@ -32,7 +34,7 @@ from recbole_rella.rows.item_statistics import ItemStatistics
 from recbole_rella.rows.item_values import ItemValues
 from recbole_rella.rows.numbers import as_in_file
 from recbole_rella.serving import saved_scorer
-from recbole_rella.serving.catalogue import Catalogue, Did, RequestError
+from recbole_rella.serving.catalogue import Catalogue, Did, Item, RequestError
 from recbole_rella.serving.soft_requests import SoftRequests
 from recbole_rella.version import VERSION
 
@@ -63,7 +65,7 @@ class Parts:
         item_space (ItemSpace, MixedSpace or None): None where nothing is retrieved.
         statistics (ItemStatistics or None): of the training rows; None where prompts print no numbers of the history.
         alike (numpy.ndarray or None): vectors of items rated alike, float32 [items, D]; None where no number is made of them.
-        llm (torch.nn.Module): with the adapters of the run, in evaluation mode.
+        llm (PeftModel): with the adapters of the run, in evaluation mode.
         answer_ids (tuple of int): tokens of the positive and of the negative answer.
         device (torch.device): of the LLM.
         soft (SoftRequests or None): of soft tokens and gates; None where there are none.
@@ -75,7 +77,7 @@ class Parts:
     tokenizer: PromptTokenizer
     max_tokens: int
     item_space: ItemSpace | MixedSpace | None
-    llm: torch.nn.Module
+    llm: PeftModel
     answer_ids: tuple
     device: torch.device
     soft: SoftRequests | None = None
@@ -97,14 +99,14 @@ class Scorer:
         config, dataset (optional): of the run, if its data set is there; users of the data set are then known by their id.
     """
 
-    def __init__(self, parts, config=None, dataset=None):
+    def __init__(self, parts: Parts, config: Any = None, dataset: Any = None) -> None:
         self.parts, self.config, self.dataset = parts, config, dataset
         self.engine = make_engine(parts.settings, parts.llm, parts.tokenizer.tokenizer, parts.answer_ids, parts.max_tokens)
         users = [] if dataset is None else dataset.user_ids
         self._user_places = {str(user): place for place, user in enumerate(users) if place}
 
     @classmethod
-    def load(cls, run_folder, allow_changed=(), **engine):
+    def load(cls, run_folder: AnyPath, allow_changed: str | Iterable[str] = (), **engine: Any) -> "Scorer":
         """The Scorer of a run folder (its data set must be where it was).
 
         Args:
@@ -135,12 +137,12 @@ class Scorer:
         return cls(parts, config, dataset)
 
     @property
-    def kind(self):
+    def kind(self) -> int:
         """Which behaviours its prompts show, a kind of rows/fields.py."""
         return KINDS[self.parts.settings["eval_history"]]
 
     @property
-    def identity(self):
+    def identity(self) -> str:
         """Names what scores are made of, str: another one may score the same request otherwise."""
         parts, rows = self.parts, None if self.dataset is None else self.dataset.rows
         known = () if rows is None else (rows.user, rows.item, rows.time)
@@ -154,7 +156,7 @@ class Scorer:
             *known,
         )
 
-    def save_pretrained(self, folder):
+    def save_pretrained(self, folder: AnyPath) -> None:
         """Save what scoring new users needs, without the data set: see saved_scorer.py.
 
         Args:
@@ -166,7 +168,7 @@ class Scorer:
         saved_scorer.save(self, folder)
 
     @classmethod
-    def from_pretrained(cls, folder, device=None, **engine):
+    def from_pretrained(cls, folder: AnyPath, device: str | torch.device | None = None, **engine: Any) -> "Scorer":
         """The Scorer that `save_pretrained` saved, on this machine or another.
 
         Args:
@@ -180,7 +182,14 @@ class Scorer:
         """
         return cls(Parts(**saved_scorer.load(folder, device, engine)))
 
-    def score(self, candidates, user_id=None, profile=None, history=None, time=None):
+    def score(
+        self,
+        candidates: Sequence,
+        user_id: str | None = None,
+        profile: Mapping[str, Any] | None = None,
+        history: Sequence | None = None,
+        time: float | None = None,
+    ) -> pd.DataFrame:
         """P(yes) of candidate items for one user.
 
         Args:
@@ -202,7 +211,7 @@ class Scorer:
         request = {"candidates": candidates, "user_id": user_id, "profile": profile, "history": history, "time": time}
         return self.score_many([request]).drop(columns="request")
 
-    def score_many(self, requests):
+    def score_many(self, requests: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         """As `score`, for several requests at once.
 
         Args:
@@ -219,7 +228,7 @@ class Scorer:
         ranks = table.groupby("request")["score"].rank(method="first", ascending=False)
         return table.assign(rank=ranks.astype(int))
 
-    def score_rows(self, prompter, rows, targets, history=None):
+    def score_rows(self, prompter: Prompter, rows: np.ndarray, targets: np.ndarray, history: str | None = None) -> np.ndarray:
         """P(yes) of rows of a prompter.
 
         Args:
@@ -234,7 +243,7 @@ class Scorer:
         ids, _ = prompter.token_ids(rows, targets, np.full(len(rows), kind))
         return self.score_ids(ids, prompter.soft_vectors(rows, targets))
 
-    def score_ids(self, ids, vectors=None):
+    def score_ids(self, ids: Sequence[Sequence[int]], vectors: np.ndarray | None = None) -> np.ndarray:
         """P(yes) of prompts.
 
         Args:
@@ -250,11 +259,11 @@ class Scorer:
         if self.engine is not None:
             return self.engine.p_yes(ids, parts.soft and parts.soft.module)
         budget = parts.settings["eval_micro_tokens"]
-        vectors = None if vectors is None else torch.from_numpy(vectors)
-        with nullcontext(pad(ids)) if parts.soft is None else parts.soft.module.numbered(pad(ids), vectors) as ids:
-            return p_yes(parts.llm, ids, lengths, parts.answer_ids, budget, parts.device).cpu().numpy()
+        known = None if vectors is None else torch.from_numpy(vectors)
+        with nullcontext(pad(ids)) if parts.soft is None else parts.soft.module.numbered(pad(ids), known) as numbered:
+            return p_yes(parts.llm, numbered, lengths, parts.answer_ids, budget, parts.device).cpu().numpy()
 
-    def ask(self, requests):
+    def ask(self, requests: Sequence[Mapping[str, Any]]) -> RequestRows:
         """Requests as rows.
 
         Args:
@@ -266,7 +275,8 @@ class Scorer:
         Raises:
             RequestError: names what is unknown or missing.
         """
-        items, columns, now, profiles, rows, targets, of, names = {}, [], [], [], [], [], [], []
+        items: dict[Item, int] = {}
+        columns, now, profiles, rows, targets, of, names = [], [], [], [], [], [], []
 
         def local(item):
             return items.setdefault(item, len(items))
