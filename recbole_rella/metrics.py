@@ -16,10 +16,8 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 USERS = "data.users_of_rows"
 
 
-def user_auc(labels, scores, users):
-    """UAUC: the mean of the AUCs of single users, weighted by their rows.
-
-    Users whose rows have one label have no AUC: they are left out and counted. (GAUC, Zhu et al., KDD 2017, by another name.)
+def areas_of_users(labels, scores, users):
+    """The AUC of each user who has rows of both labels.
 
     Args:
         labels (numpy.ndarray): 0 or 1, [n].
@@ -27,7 +25,7 @@ def user_auc(labels, scores, users):
         users (numpy.ndarray): user of each row, int or str [n].
 
     Returns:
-        dict: uauc (float, nan where no user has two labels), users (int, those that count), users_left_out (int).
+        tuple: AUCs, float [users that have one]; their numbers of rows, int of the same shape; how many users have none (int).
     """
     _, user, rows = np.unique(users, return_inverse=True, return_counts=True)
     order = np.argsort(user, kind="stable")
@@ -40,11 +38,23 @@ def user_auc(labels, scores, users):
         # for thousands of small groups.
         ranks = rankdata(scores[begin : begin + n])[positive[begin : begin + n]]
         areas.append((ranks.sum() - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive)))
-    return {
-        "uauc": float(np.average(areas, weights=rows[counts])) if areas else float("nan"),
-        "users": len(areas),
-        "users_left_out": int(len(rows) - len(areas)),
-    }
+    return np.array(areas), rows[counts], int(len(rows) - len(areas))
+
+
+def user_auc(labels, scores, users):
+    """UAUC: the mean of the AUCs of single users, weighted by their rows.
+
+    Users whose rows have one label have no AUC: they are left out and counted. (GAUC, Zhu et al., KDD 2017, by another name.)
+
+    Args:
+        labels, scores, users: as for `areas_of_users`.
+
+    Returns:
+        dict: uauc (float, nan where no user has two labels), users (int, those that count), users_left_out (int).
+    """
+    areas, rows, left_out = areas_of_users(labels, scores, users)
+    mean = float(np.average(areas, weights=rows)) if len(areas) else float("nan")
+    return {"uauc": mean, "users": len(areas), "users_left_out": left_out}
 
 
 def why_not_measurable(metric, labels, users):

@@ -1,8 +1,11 @@
-"""Pictures by matplotlib, drawn without a display and written whole or not at all."""
+"""Pictures by matplotlib, drawn without a display, as files (whole or not at all) or as part of a page."""
 
+import io
+import re
 import warnings
 from pathlib import Path
 
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -23,6 +26,40 @@ def save_figure(figure, path):
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         _draw_as_it_is(figure)
         figure.savefig(temporary, dpi=150, format="png")
+
+
+# A colour that nothing else has: in a page it is that of the text around it, light or dark.
+_INK = "#010203"
+
+
+def as_svg(figure, name):
+    """A figure as part of an HTML page, in the colours of the text around it.
+
+    Args:
+        figure (matplotlib.figure.Figure): of `new_figure`; is changed.
+        name (str): of the figure in its page; makes its parts' names its own.
+
+    Returns:
+        str: an svg element.
+    """
+    figure.set_facecolor("none")
+    for axes in figure.axes:
+        axes.set_facecolor("none")
+        axes.tick_params(color=_INK, labelcolor=_INK)
+        for spine in axes.spines.values():
+            spine.set_edgecolor(_INK)
+    for text in figure.findobj(Text):
+        text.set_color(_INK)
+    written = io.StringIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        _draw_as_it_is(figure)
+        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = written.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    # Names within a page are its own.
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{name}"', svg, count=1)
 
 
 def _draw_as_it_is(figure):

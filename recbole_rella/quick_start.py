@@ -41,6 +41,7 @@ from recbole_rella.key_rules import TRANSFORMERS
 from recbole_rella.metrics import row_metrics
 from recbole_rella.predictions import KeepsPredictions, row_ids_of
 from recbole_rella.reads import words_read
+from recbole_rella.report.run_page import write_run_page
 from recbole_rella.run_folder import ADAPTER, RunError, floats, identities_of, read_run, write_metrics, write_predictions
 from recbole_rella.shipped import variant_files
 
@@ -202,6 +203,8 @@ def _run(config, saved, verbose, callback=None, rivals=False):
                 write_metrics(trainer.run_folder, config, trainer, {**measured, "beside": found})
             own = {**measured["test_exact"], "seconds": measured["seconds"]["total"]}
             ending = {"found": {config["model"]: own, **found}, "folder": trainer.run_folder, "row_id": int(test[0])}
+        if rivals and "test_exact" in measured:
+            write_run_page(trainer.run_folder, dataset)
         logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
     return result, ending
 

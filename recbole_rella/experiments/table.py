@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from recbole_rella.experiments.significance import paired_bootstrap
 from recbole_rella.files import replacing
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.run_folder import read_run
+from recbole_rella.significance import paired_bootstrap
 from recbole_rella.tables import latex, markdown
 
 # Column -> whether larger is better, for those where a best one is marked.

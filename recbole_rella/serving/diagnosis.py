@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from recbole_rella.errors import RellaError
-from recbole_rella.experiments.significance import paired_bootstrap
 from recbole_rella.files import AnyPath, replacing, write_text
 from recbole_rella.metrics import row_metrics
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.run_folder import read_run
 from recbole_rella.serving.scorer import Scorer
+from recbole_rella.significance import paired_bootstrap
 from recbole_rella.tables import markdown
 
 # Rows that are looked at, drawn once with a fixed seed: the standard error of an AUC is about .01 then.

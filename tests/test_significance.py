@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from recbole_rella.experiments.significance import _WeightedAUC, paired_bootstrap
+from recbole_rella.significance import _WeightedAUC, paired_bootstrap
 
 row = st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.3, 0.3, 0.7, 1.0]), st.integers(0, 3))
 
