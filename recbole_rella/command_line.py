@@ -77,12 +77,16 @@ def _explain(command):
 
 
 def _diagnose(command):
+    from recbole_rella.report.run_page import DIAGNOSIS, write_run_page
     from recbole_rella.serving.diagnosis import diagnose, write_diagnosis
 
     folder = _finished_run(command)
-    diagnosis = diagnose(_scorer(command, folder), folder)
+    scorer = _scorer(command, folder)
+    diagnosis = diagnose(scorer, folder)
     print(diagnosis.text())
-    print(f"Written to {write_diagnosis(diagnosis, command.flags.output_folder or Path(folder) / 'diagnosis')}")
+    print(f"Written to {write_diagnosis(diagnosis, command.flags.output_folder or Path(folder) / DIAGNOSIS)}")
+    if not command.flags.output_folder:
+        print(f"Report: {write_run_page(folder, scorer.dataset)}")
 
 
 def _score(command):

@@ -48,6 +48,8 @@ def as_svg(figure, name):
         axes.tick_params(color=_INK, labelcolor=_INK)
         for spine in axes.spines.values():
             spine.set_edgecolor(_INK)
+        if axes.get_legend() is not None:
+            axes.get_legend().get_frame().set_alpha(0)
     for text in figure.findobj(Text):
         text.set_color(_INK)
     written = io.StringIO()

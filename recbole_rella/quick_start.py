@@ -203,9 +203,8 @@ def _run(config, saved, verbose, callback=None, rivals=False):
                 write_metrics(trainer.run_folder, config, trainer, {**measured, "beside": found})
             own = {**measured["test_exact"], "seconds": measured["seconds"]["total"]}
             ending = {"found": {config["model"]: own, **found}, "folder": trainer.run_folder, "row_id": int(test[0])}
-        if rivals and "test_exact" in measured:
-            write_run_page(trainer.run_folder, dataset)
-        logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}")
+        page = write_run_page(trainer.run_folder, dataset) if rivals and "test_exact" in measured else None
+        logger.info(set_color("run folder", "yellow") + f": {trainer.run_folder}" + (f" ({page.name} in it)" if page else ""))
     return result, ending
 
 

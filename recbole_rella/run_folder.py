@@ -7,6 +7,7 @@ llm/              the embedded LLM, as a Hugging Face folder; another LLM is nam
 crm/              what ReLLa reads of the run of a conventional model: its configuration and its vectors
 prompt/           template.jinja and chat.jinja as they were, and items.tsv: the sentence by which each item was retrieved
 metrics.json      metrics, seed, versions, device, times, parameter counts
+report.html       how well it scores, for whom, and where it is most wrong, as a page that stands alone (report/run_page.py)
 test_predictions.csv   row_id, user_id, item_id, timestamp, label, score, with the data set's own ids
 adapter/          the best adapter of ReLLa, in PEFT's standard format
 model.pth         the best checkpoint of a model without adapters, RecBole's own

@@ -18,7 +18,8 @@ class _WeightedAUC:
         positives = np.add.reduceat(weights * self.positive, self.begins, axis=1)
         negatives = np.add.reduceat(weights * (1 - self.positive), self.begins, axis=1)
         below = np.cumsum(negatives, axis=1) - negatives / 2
-        return (positives * below).sum(axis=1) / (positives.sum(axis=1) * negatives.sum(axis=1))
+        with np.errstate(invalid="ignore"):  # a draw of few rows may have none of a label: its AUC is nan
+            return (positives * below).sum(axis=1) / (positives.sum(axis=1) * negatives.sum(axis=1))
 
 
 def paired_bootstrap(labels, scores, resamples=2000, seed=0):

@@ -23,9 +23,11 @@ from recbole_rella.experiments.plan import (
 )
 from recbole_rella.experiments.runs import execute
 from recbole_rella.experiments.stages import with_stages
-from recbole_rella.experiments.table import models_table, runs_table, write_table
+from recbole_rella.experiments.table import auc_chart, first_scores, models_table, readable, runs_table, write_table
 from recbole_rella.files import AnyPath, fingerprint
 from recbole_rella.keys import ConfigError, affecting
+from recbole_rella.report.comparison_page import write_comparison_page
+from recbole_rella.report.page import REPORT
 from recbole_rella.rows.split import Split, SplitError
 from recbole_rella.run_folder import read_run
 
@@ -34,14 +36,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """What all runs of an experiment have in common: ReLLa's configuration, the folder, the split and the labels of its rows."""
+    """What all runs of an experiment have in common: ReLLa's configuration, the folder, the split and what is known of its rows."""
 
     entries: tuple  # of Entry
     base: object
     folder: Path
     split_file: Path
     split: Split
-    labels: np.ndarray  # int8, by row_id
+    labels: np.ndarray  # of the test rows, int8 [n]
+    lengths: np.ndarray  # earlier rows of their users, int32 [n]
+    popularity: np.ndarray  # training rows of their items, int64 [n]
 
 
 def _whole_numbers(value, key):
@@ -90,7 +94,17 @@ def make_experiment(entries, dataset=None, config_file_list=None, config_dict=No
         split = Split.of(rows)
         split.save(split_file)
     base["train_shots"] = shots
-    return Experiment(tuple(entries), base, folder, split_file, split, rows.rows.label)
+    item, test = rows.rows.item, split.test
+    return Experiment(
+        tuple(entries),
+        base,
+        folder,
+        split_file,
+        split,
+        labels=rows.rows.label[test],
+        lengths=rows.histories.past_lengths()[test],
+        popularity=np.bincount(item[split.train], minlength=item.max() + 1)[item[test]],
+    )
 
 
 def _check_same_rows(outcomes, split):
@@ -200,9 +214,20 @@ def run_side_by_side(
     runs = [make_run(experiment, entry, seed) for entry in experiment.entries for seed in seeds]
     outcomes = run_all(experiment, runs, report)
     of_runs = runs_table(outcomes, [run.entry.label for run in runs])
-    table, pairs = models_table(of_runs, outcomes, experiment.labels[experiment.split.test])
+    table, pairs = models_table(of_runs, outcomes, experiment.labels)
     folder = Path(output_folder).expanduser() if output_folder else experiment.folder
     title = f"{', '.join(entry.label for entry in experiment.entries)} on {experiment.base['dataset']}"
-    report("\n" + write_table(folder, of_runs, table, pairs, heading(experiment, seeds, title)))
+    above = heading(experiment, seeds, title)
+    report("\n" + write_table(folder, of_runs, table, pairs, above))
+    write_comparison_page(
+        folder / REPORT,
+        above,
+        readable(table),
+        auc_chart(table),
+        experiment.labels,
+        first_scores(of_runs, outcomes, table),
+        experiment.lengths,
+        experiment.popularity,
+    )
     report(f"Written to {folder}")
     return table, of_runs, folder

@@ -16,6 +16,7 @@ from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import AnyPath, replacing, write_text
 from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.pictures import new_figure, save_figure
+from recbole_rella.report.comparison_page import write_sweep_page
 from recbole_rella.tables import markdown
 
 
@@ -76,7 +77,7 @@ def _curves(key, runs, outcomes):
     return curves.reset_index(), heterogeneity
 
 
-def _picture(curves, key, heterogeneity, path):
+def _picture(curves, key, heterogeneity):
     panels = ["test AUC", *([heterogeneity] if heterogeneity else [])]
     figure = new_figure(5.2 * len(panels), 3.8)
     for axes, column in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
@@ -90,7 +91,7 @@ def _picture(curves, key, heterogeneity, path):
         axes.set_ylabel(column)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    save_figure(figure, path)
+    return figure
 
 
 def run_sweep(
@@ -115,7 +116,7 @@ def run_sweep(
 
     Returns:
         tuple: pandas.DataFrame with one row a model and value (means over seeds), pathlib.Path of the folder, in which
-        sweep-<key>.csv, .md and .png are written.
+        sweep-<key>.csv, .md, .png and .html are written.
 
     Raises:
         ConfigError, ModelError: before anything is run.
@@ -140,11 +141,14 @@ def run_sweep(
     folder = Path(output_folder).expanduser() if output_folder else experiment.folder
     title = f"{key} = {', '.join(map(str, values))} on {experiment.base['dataset']}"
     cells = curves.map(lambda cell: "-" if pd.isna(cell) else f"{cell:.4f}" if isinstance(cell, float) else str(cell))
-    page = f"{heading(experiment, seeds, title)}\n\n{markdown(cells)}\n"
+    above = heading(experiment, seeds, title)
+    page = f"{above}\n\n{markdown(cells)}\n"
     with replacing(folder / f"sweep-{key}.csv") as temporary:
         curves.to_csv(temporary, index=False)
     write_text(folder / f"sweep-{key}.md", f"{page}\n![{title}](sweep-{key}.png)\n")
-    _picture(curves, key, heterogeneity, folder / f"sweep-{key}.png")
+    figure = _picture(curves, key, heterogeneity)
+    save_figure(figure, folder / f"sweep-{key}.png")
+    write_sweep_page(folder / f"sweep-{key}.html", above, cells, figure)
     report(f"\n{page}")
     report(f"Written to {folder}")
     return curves, folder

@@ -105,6 +105,23 @@ def models_table(runs, outcomes, labels_of_rows):
     return table.reset_index(), pairs
 
 
+def first_scores(runs, outcomes, table):
+    """The scores of the first seed of each model, best model first.
+
+    Args:
+        runs (pandas.DataFrame), outcomes (list of Outcome), table (pandas.DataFrame): as for and of `models_table`.
+
+    Returns:
+        dict: model -> float [test rows].
+    """
+    found = {}
+    for outcome, label in zip(outcomes, runs["model"]):
+        if outcome.metrics is not None and label not in found:
+            found[label] = _predictions(outcome)
+    ranked = table.sort_values("test AUC", ascending=False, kind="stable")["model"]
+    return {label: found[label] for label in ranked if label in found}
+
+
 def _cell(row, column):
     value, deviation = row[column], row.get(f"{column} std", float("nan"))
     if pd.isna(value):
@@ -144,8 +161,17 @@ def _latex(cells):
     return latex(text, bold)
 
 
-def _chart(table, path):
-    """Test AUC of each model with its 95% interval."""
+def auc_chart(table):
+    """Test AUC of each model with its 95% interval.
+
+    Args:
+        table (pandas.DataFrame): of `models_table`.
+
+    Returns:
+        matplotlib.figure.Figure or None: None where no model has an AUC.
+    """
+    if not table["test AUC"].notna().any():
+        return None
     shown = table.dropna(subset=["test AUC"]).iloc[::-1]
     figure = new_figure(7, 0.9 + 0.42 * len(shown))
     axes = figure.add_subplot()
@@ -158,7 +184,7 @@ def _chart(table, path):
     axes.set_xlabel("test AUC, 95% interval (bootstrap over test rows)")
     axes.margins(y=0.25)
     axes.grid(axis="x", alpha=0.3)
-    save_figure(figure, path)
+    return figure
 
 
 def write_table(folder, runs, table, pairs, heading):
@@ -184,6 +210,6 @@ def write_table(folder, runs, table, pairs, heading):
     for name, write in writers.items():
         with replacing(folder / name) as temporary:
             write(temporary)
-    if table["test AUC"].notna().any():
-        _chart(table, folder / "table.png")
+    if (figure := auc_chart(table)) is not None:
+        save_figure(figure, folder / "table.png")
     return page

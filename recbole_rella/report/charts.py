@@ -13,9 +13,9 @@ _FEWEST = 20
 _RESAMPLES = 500
 
 
-def _legend(axes, scores):
-    if len(scores) > 1:
-        axes.legend(fontsize=8, framealpha=0)
+def _legend(axes):
+    if len(axes.get_legend_handles_labels()[0]) > 1:
+        axes.legend(fontsize=8)
 
 
 def roc(labels, scores):
@@ -35,7 +35,7 @@ def roc(labels, scores):
         wrong, right, _ = roc_curve(labels, one)
         places = np.unique(np.linspace(0, len(wrong) - 1, 400).astype(int))  # a page is no place for every row
         axes.plot(wrong[places], right[places], label=name)
-    _legend(axes, scores)
+    _legend(axes)
     return figure
 
 
@@ -55,7 +55,7 @@ def calibration(labels, scores, bins=10):
     for name, one in scores.items():
         parts = [part for part in np.array_split(np.argsort(one, kind="stable"), bins) if len(part)]
         axes.plot([one[part].mean() for part in parts], [labels[part].mean() for part in parts], marker="o", label=name)
-    _legend(axes, scores)
+    _legend(axes)
     return figure
 
 
@@ -106,5 +106,5 @@ def by_part(labels, scores, values):
             axes.errorbar(place + shift, area, yerr=reach, fmt="o", capsize=3, label=name)
     axes.set_xticks(range(len(places)), list(places))
     axes.grid(axis="y", alpha=0.3)
-    _legend(axes, drawn)
+    _legend(axes)
     return figure, pd.DataFrame(lines, columns=["part", "rows", *scores]).fillna("-")

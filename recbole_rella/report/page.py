@@ -1,7 +1,6 @@
 """A page of HTML that stands alone: no server, nothing from elsewhere, readable in light and in dark. Jinja fills it in."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
@@ -39,22 +38,17 @@ class Section:
         return "-".join(self.name.lower().split())
 
 
-def write_page(folder, title, lead, sections):
-    """Write report.html.
+def write_page(path, title, lead, sections):
+    """Write a page.
 
     Args:
-        folder (pathlib.Path): where to.
+        path (pathlib.Path): of it.
         title (str), lead (str): what it is about, in a line and in a paragraph.
         sections (list of Section): in their order.
-
-    Returns:
-        pathlib.Path: of the page.
     """
     environment = Environment(
         loader=PackageLoader("recbole_rella.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     charts = {part.anchor: Markup(as_svg(part.figure, part.anchor)) for part in sections if part.figure is not None}
-    path = Path(folder) / REPORT
     page = environment.get_template("page.jinja").render(title=title, lead=lead, sections=sections, charts=charts, version=VERSION)
     write_text(path, page)
-    return path

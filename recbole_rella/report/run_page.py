@@ -5,12 +5,14 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from recbole_rella.metrics import areas_of_users
-from recbole_rella.report.charts import by_part, calibration, roc
-from recbole_rella.report.page import Section, write_page
+from recbole_rella.report.page import REPORT, Section, write_page
+from recbole_rella.report.sections import curves, sections_by_part
 from recbole_rella.rows.fields import KINDS
 from recbole_rella.run_folder import read_run
 from recbole_rella.significance import paired_bootstrap
 
+# Where --diagnose writes, in the folder of the run.
+DIAGNOSIS = "diagnosis"
 _RESAMPLES = 1000
 # Rows with the largest distance between label and score, each with its prompt.
 _MOST_WRONG = 10
@@ -35,26 +37,20 @@ def write_run_page(folder, dataset):
         return None
     length = dataset.histories.past_lengths()[row_id]
     popularity = np.bincount(rows.item[dataset.pool], minlength=rows.item.max() + 1)[rows.item[row_id]]
-    calibrated = "Rows in ten parts by their score; a point on the line is right on average."
     sections = [
         Section("Metrics", _METRICS, table=_metrics(predicted, metrics)),
         *_diagnosis(run),
-        Section("ROC", figure=roc(labels, scores)),
-        Section("Calibration", calibrated, calibration(labels, scores)),
+        *curves(labels, scores),
     ]
-    for name, text, values in (
-        ("History length", "Test rows by how many earlier rows their user has.", length),
-        ("Item popularity", "Test rows by how many training rows their item has.", popularity),
-    ):
-        figure, table = by_part(labels, scores, values)
-        sections.append(Section(name, f"{text} AUC with 95% intervals.", figure, table))
-    sections.append(_most_wrong(predicted, dataset))
+    sections += [*sections_by_part(labels, scores, length, popularity), _most_wrong(predicted, dataset)]
     counts = metrics["rows"]
     lead = (
         f"Seed {metrics['seed']}; {counts['train']} training, {counts['valid']} validation and {counts['test']} test rows. "
         f"It reads: {', '.join(metrics['reads'])}. {metrics['seconds']['total']:.0f} seconds on {metrics['device']}."
     )
-    return write_page(run.folder, f"{run.model} on {metrics['dataset']}", lead, sections)
+    path = run.folder / REPORT
+    write_page(path, f"{run.model} on {metrics['dataset']}", lead, sections)
+    return path
 
 
 _METRICS = (
@@ -106,7 +102,7 @@ def _texts(measured):
 
 def _diagnosis(run):
     """What --diagnose=history found, where it was asked."""
-    path = run.folder / "diagnosis" / "history.csv"
+    path = run.folder / DIAGNOSIS / "history.csv"
     if not path.is_file():
         return []
     table = pd.read_csv(path).map(lambda cell: f"{cell:.4f}" if isinstance(cell, float) else cell)

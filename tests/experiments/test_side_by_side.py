@@ -103,6 +103,7 @@ def test_side_by_side(movies, plugin, in_this_process):
     assert folder == Path("tables")
     assert sorted(p.name for p in folder.iterdir()) == [
         "p_values.csv",
+        "report.html",
         "runs.csv",
         "table.csv",
         "table.md",

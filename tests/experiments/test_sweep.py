@@ -30,7 +30,7 @@ def test_sweep_of_the_history_size(movies, in_this_process):
     fm = curves.iloc[5:]
     assert fm["test AUC"].nunique() == 1 and len(list(Path("saved").glob("*/FM-*"))) == 1
     assert sum("running" in line for line in lines) == 2 * 2 + 1 + 1
-    assert sorted(p.name for p in folder.iterdir()) == [f"sweep-history_size.{kind}" for kind in ("csv", "md", "png")]
+    assert sorted(p.name for p in folder.iterdir()) == [f"sweep-history_size.{kind}" for kind in ("csv", "html", "md", "png")]
     saved = pd.read_csv(folder / "sweep-history_size.csv")
     np.testing.assert_allclose(saved["test AUC"], curves["test AUC"])
     assert (folder / "sweep-history_size.png").read_bytes()[:4] == b"\x89PNG"
