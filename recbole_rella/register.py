@@ -1,7 +1,7 @@
 """Our models where RecBole looks: model, data set, trainer, transform and metrics by name, and their defaults in Config.
 
 RecBole finds models as modules `recbole.model.<kind>.<name>`, data sets and trainers as attributes of a module. Each
-name is added once, under our own name only; nothing that exists is replaced, but for three functions that pass everything
+name is added once, under our own name only; nothing that exists is replaced, but for four functions that pass everything
 on unless the model is ours or several processes run, and the Collector, which gathers one thing more where a metric of ours
 asks for it.
 """
@@ -13,6 +13,7 @@ import sys
 import recbole.data.dataset
 import recbole.data.transform
 import recbole.trainer
+import recbole.utils
 
 from recbole_rella import config, metrics, processes
 from recbole_rella.data.dataset import ReLLaDataset
@@ -51,6 +52,15 @@ def _tensorboard_of_the_first(builtin):
     return lambda logger: builtin(logger) if processes.is_first() else _NoTensorboard()
 
 
+def _flops_but_of_llms(builtin):
+    """RecBole's `run_recbole` counts operations on a copy of the model, and on a row of the whole data set, which has no prompt."""
+
+    def get_flops(model, *arguments, **named):
+        return float("nan") if isinstance(model, rella.ReLLa) else builtin(model, *arguments, **named)
+
+    return get_flops
+
+
 def register():
     """Make RecBole find our models. Calling it twice is harmless."""
     config.install()
@@ -66,4 +76,9 @@ def register():
         if trainer is not None:
             setattr(recbole.trainer, f"{name}Trainer", trainer)
     recbole.trainer.trainer.get_tensorboard = _tensorboard_of_the_first(recbole.trainer.trainer.get_tensorboard)
+    counted = _flops_but_of_llms(recbole.utils.get_flops)
+    # quick_start, which imports ray, has its own name for it, if it was imported before.
+    for place in (recbole.utils, recbole.utils.utils, sys.modules.get("recbole.quick_start.quick_start")):
+        if place is not None:
+            place.get_flops = counted
     recbole.data.transform.UserDefinedTransform = _transform_by_model(recbole.data.transform.UserDefinedTransform)

@@ -1,6 +1,7 @@
 """The ways in: RecBole's look-ups, the Python function, the script, RecBole's own quick_start, the tuner's objective."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,33 @@ def test_generic_template_without_a_data_set_yaml(tmp_path):
     name, tiny = write_atomic_files(tmp_path / "data", "plain", rows)
     own = {key: value for key, value in tiny.items() if not key.startswith("prompt_") and key != "retrieval_sentence"}
     assert len(written_predictions(run_recbole_rella("ReLLa", name, config_dict=own))) == 7
+
+
+RUN_RECBOLE = """
+import json, sys
+import recbole_rella
+from recbole_rella.compat import ray_environment
+ray_environment()
+from recbole.quick_start import run_recbole
+for model, settings in json.loads(sys.argv[2]).items():
+    result = run_recbole(model, sys.argv[1], config_dict=settings)
+    print("found:" + json.dumps({name: float(value) for name, value in result["test_result"].items()}))
+"""
+
+
+@pytest.mark.slow
+def test_recboles_own_run_is_ours(movies):
+    """It needs ray, and counts operations: of a built-in model, not of an LLM."""
+    pytest.importorskip("ray")
+    name, tiny = movies
+    ids = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}, "epochs": 1, "metrics": ["AUC", "LogLoss"]}
+    settings = {"ReLLa": tiny, "FM": {key: tiny[key] for key in ("data_path", "threshold", "eval_args") if key in tiny} | ids}
+    command = [sys.executable, "-c", RUN_RECBOLE, name, json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line.removeprefix("found:")) for line in done.stdout.splitlines() if line.startswith("found:")]
+    for (model, own), theirs in zip(settings.items(), found, strict=True):
+        ours = run_recbole_rella(model, name, config_dict=own)["test_result"]
+        assert theirs == {metric: float(value) for metric, value in ours.items()}
+    flops = re.findall(r"FLOPs.*?: ([\d.]+|nan)", done.stderr)
+    assert flops[0] == "nan" and float(flops[1]) > 0
