@@ -42,7 +42,7 @@ settings = {
     "retrieval_encoder": "tfidf",
 }
 table, runs, folder = run_side_by_side(["ReLLa", "with_numbers", "FM+history", "Tree"], "books", config_dict=settings)
-print(table[["model", "reads", "test AUC", "LogLoss", "p"]])
+print(table[["model", "reads", "test AUC", "LogLoss", "p"]].to_string(index=False))
 print(f"more in {folder / 'report.html'}")
 
 # %% [markdown]
