@@ -12,11 +12,12 @@ from peft import PeftModel
 
 from recbole_rella.data.rellax import make_rellax
 from recbole_rella.errors import RellaError
-from recbole_rella.files import AnyPath, is_new, replacing
+from recbole_rella.files import AnyPath, is_new, replacing, write_text
 from recbole_rella.llm.merged_folder import write_merged
 from recbole_rella.quick_start import load_run_data
 from recbole_rella.rows.fields import KIND, KINDS, ROW_ID
 from recbole_rella.run_folder import ADAPTER
+from recbole_rella.serving.model_card import model_card
 
 SPLITS = ("train", "valid", "test")
 _AT_A_TIME = 1024
@@ -44,7 +45,7 @@ class Export:
         self._answers = tuple(config["prompt_answers"])
 
     def write_model(self, folder: AnyPath) -> None:
-        """Write weights, configuration, generation settings, and the tokenizer with the chat template that was used.
+        """Write weights, configuration, generation settings, the tokenizer with the chat template that was used, and a model card.
 
         Args:
             folder (str or pathlib.Path): new or empty; written whole or not at all. AutoModelForCausalLM and AutoTokenizer load it.
@@ -65,6 +66,9 @@ class Export:
             soft = {} if items is None else {"items": items, "first": prompter.soft.first, "item_ids": prompter.item_ids}
         with replacing(folder) as temporary:
             write_merged(llm, temporary, backbone.tokenizer, **soft)
+            feat = self._parts["test"].inter_feat
+            example = next(self._records(feat[ROW_ID].numpy()[:1], feat[KIND].numpy()[:1]))
+            write_text(temporary / "README.md", model_card(self.run, example["prompt"], example["answers"]))
 
     def _refuse_rows(self):
         """Refuse what no folder of an LLM can hold: what is made of each row."""

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import write_llm
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from recbole_rella import command_line, run_recbole_rella
@@ -54,6 +55,12 @@ def test_the_exported_folder_scores_the_exported_prompts_as_the_run_did(family, 
             scores.append(torch.softmax(llm(torch.tensor([ids])).logits[0, -1, answers], -1)[0].item())
     assert np.ptp(scores) > 1e-3 and max(record["prompt"].count(" stars") for record in records) < 10
     np.testing.assert_allclose(scores, expected["score"], atol=1e-5)
+    # The hub reads the card, and finds the metrics of the run in it.
+    card = ModelCard.load("out/llm/README.md")
+    exact = json.loads((run / "metrics.json").read_text())["test_exact"]
+    found = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert found["AUC"] == round(exact["auc"], 6) and found["UAUC"] == round(exact["uauc"], 6)
+    assert records[0]["prompt"] in card.text and card.data.base_model is None and str(tmp_path) not in str(card.data)
     # The chat template is the one that was used.
     text = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], tokenize=False, add_generation_prompt=True)
     assert text[-11:] == records[0]["prompt"][-11:] and ("26 Jul 2024" in text) == (family == "llama-3")
