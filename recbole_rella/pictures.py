@@ -61,7 +61,8 @@ def as_svg(figure, name):
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     # Names within a page are its own.
     svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{name}"', svg, count=1)
+    size = f'style="max-width: {6 * figure.get_figwidth():.1f}rem"'
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{name}" {size}', svg, count=1)
 
 
 def _draw_as_it_is(figure):

@@ -21,7 +21,7 @@ def write_comparison_page(path, heading, cells, chart, labels, scores, lengths, 
         scores (dict): model -> scores of its first seed, float [n]; the best model first.
         lengths, popularity (numpy.ndarray): int [n], as for `sections_by_part`.
     """
-    sections = [Section("Models", figure=chart, table=cells.map(lambda cell: str(cell).strip("*")))]
+    sections = [Section("Models", figure=chart, table=cells)]
     if len(np.unique(labels)) == 2 and scores:
         shown = dict(list(scores.items())[:_SHOWN])
         text = (

@@ -22,7 +22,7 @@ class Section:
         name (str): its heading.
         text (str): a paragraph below it.
         figure (Figure or None): a chart.
-        table (pandas.DataFrame or None): of text.
+        table (pandas.DataFrame or None): of text; a cell between two pairs of asterisks is bold.
         unfolded (list of tuple): (line, text) pairs, each a line that unfolds to a text, which is shown letter by letter.
     """
 
