@@ -10,10 +10,11 @@ import yaml
 
 from recbole_rella.arguments import flags, read_value
 from recbole_rella.config import PATHS, RUN_ALONE, data_keys
-from recbole_rella.experiments.plan import Entry, make_base, make_entries, make_run, with_each_history
+from recbole_rella.experiments.plan import Entry, check_settings, make_base, make_entries, make_run, settings_of, with_each_history
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import AnyPath, replacing, write_text
+from recbole_rella.key_rules import reads_both
 from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.report.comparison_page import write_sweep_page
@@ -53,8 +54,9 @@ def _with(entry, key, value):
 
 def _has_room(settings, base):
     """Whether the behaviours that `both` shows have room for the recent ones among them."""
-    size, recent_size, kind = (settings.get(key, base[key]) for key in ("history_size", "history_recent_size", "eval_history"))
-    return kind != "both" or recent_size <= size
+    keys = ("history_size", "history_recent_size", "eval_history", "train_history")
+    found = {key: settings.get(key, base[key]) for key in keys}
+    return not reads_both(found) or found["history_recent_size"] <= found["history_size"]
 
 
 def _curves(key, runs, outcomes):
@@ -123,8 +125,10 @@ def run_sweep(
     """
     key, values = parse_sweep(sweep)
     entries = make_entries(models)
+    base = make_base(entries, dataset, config_file_list, config_dict)
     for value in values:  # one that the key cannot have is told of now
-        make_base(entries, dataset, config_file_list, {**(config_dict or {}), key: value})
+        of_value = [_with(entry, key, value) for entry in with_each_history(entries, {**base.given_config_dict, key: None})]
+        check_settings([entry for entry in of_value if _has_room(settings_of(entry, base, base["seed"], "none"), base)], base)
     experiment = make_experiment(entries, dataset, config_file_list, config_dict)
     seeds = seeds_of(experiment, seeds)
     runs = []

@@ -55,3 +55,11 @@ def test_no_behaviours_at_all_are_a_value_of_the_curve(movies, in_this_process):
     curves, _ = run_sweep("history_size:0", ["ReLLa"], name, None, {**tiny, "epochs": 0}, report=lambda _: None)
     assert curves["model"].tolist() == ["ReLLa (retrieved)", "ReLLa (recent)"] and (curves["shown behaviours"] == 0).all()
     assert curves["test AUC"].nunique() == 1
+
+
+def test_a_value_is_checked_for_the_entries_that_have_it(movies, in_this_process):
+    """Settings that hold for all of them may show both kinds, for which K = 0 has no room; a variant that shows recent ones has."""
+    name, tiny = movies
+    both = {"train_history": ["recent", "both"], "eval_history": "both", "history_recent_size": 2}
+    curves, _ = run_sweep("history_size:0,3", ["recent_only"], name, None, {**tiny, **both, "epochs": 0}, report=lambda _: None)
+    assert curves["model"].tolist() == ["recent_only", "recent_only"] and curves["test AUC"].notna().all()
