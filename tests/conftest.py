@@ -54,7 +54,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _pages_where_they_are_tested(request, monkeypatch):
-    """Hundreds of tests make a run, and its page takes longer than some of them: tests/report has it, and every process of its own."""
+    """Hundreds of tests make a run, and its page takes longer than some of them: tests/report has it, and what starts processes."""
     quick_start = sys.modules.get("recbole_rella.quick_start")
     if quick_start is not None and request.path.parent.name != "report":
         monkeypatch.setattr(quick_start, "write_run_page", lambda *_: None)
