@@ -216,6 +216,7 @@ def test_the_help_says_all_and_comes_at_once(words):
         assert f"  --{text.name}={text.default}\n" in done.stdout and text.comment in done.stdout
 
 
+@pytest.mark.slow
 def test_the_installed_command():
     """In any folder, as a wheel has it; an error is one message there, too."""
     (entry,) = entry_points(group="console_scripts", name="recbole-rella")
@@ -341,6 +342,7 @@ def test_a_file_alone_is_an_entry(own, in_this_process):
     assert table["model"].tolist() == ["small"] and saved(run)["embedding_size"] == 4 and saved(run)["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_reserved_words_side_by_side_where_folders_have_their_names(own, in_this_process, llms):
     """--llm=mini with a folder mini/, and so for the encoder, the template and the chat format."""
     for word in ("mini", "llm", "tfidf", "default", "auto"):

@@ -137,10 +137,10 @@ def test_links_lead_somewhere(path):
 
 
 def slow(command):
-    """A parameter: a command that starts Ray, or trains a built-in model on all rows, is for the slow lane."""
+    """A parameter: a command that starts Ray, trains a built-in model on all rows or makes many runs is for the slow lane."""
     if "--tool=Ray" in command:
         return pytest.param(command, marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])
-    return pytest.param(command, marks=pytest.mark.slow if command.startswith("--model=DCNV2 ") else ())
+    return pytest.param(command, marks=pytest.mark.slow if re.search("^--model=DCNV2 |--sweep|--tuned", command) else ())
 
 
 FINISHED = [c for c in COMMANDS if any(f"--{way}" in c for way in ("explain", "diagnose", "score", "export"))]
@@ -149,7 +149,7 @@ TUNING = [c for c in COMMANDS if "--params_file" in c]
 DATA_SETS = [c for c in COMMANDS if re.search(f"--dataset=({'|'.join(ORIGINALS)})\\b", c)]
 
 
-@pytest.mark.parametrize("command", SIDE_BY_SIDE)
+@pytest.mark.parametrize("command", map(slow, SIDE_BY_SIDE))
 def test_side_by_side_command(command, run):
     done = run(command)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

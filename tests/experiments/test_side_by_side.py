@@ -45,6 +45,7 @@ def plugin(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_data_set_without_times_and_with_drawn_rows(tmp_path, in_this_process):
     """Every model numbers the rows by the seed; the pool and the evaluated rows are drawn once, with the split."""
     convert("book-crossing", ORIGINALS["book-crossing"](tmp_path / "original"), tmp_path / "data", report=lambda _: None)

@@ -19,6 +19,7 @@ def settings(tiny, llm):
     return {**tiny, "llm": llm, "checkpoint_dir": "runs", "train_shots": 40, "learning_rate": 0.02, "embedding_size": 6}
 
 
+@pytest.mark.slow
 def test_three_stages_in_one_command(movies, llms, in_this_process, monkeypatch):
     name, tiny = movies
     write_yaml("own.yaml", {**settings(tiny, llms("qwen2")), "SIM.epochs": 1, "SIM.embedding_size": 4})
@@ -43,6 +44,7 @@ def test_three_stages_in_one_command(movies, llms, in_this_process, monkeypatch)
     assert table["test AUC"].notna().all() and sum(": running" in line for line in lines) == 0
 
 
+@pytest.mark.slow
 def test_a_stage_has_no_settings_that_were_chosen_for_rella_alone(movies, llms, in_this_process, monkeypatch, tmp_path):
     """Another LLM, and its adapters would not fit. SIM's chosen settings are its own."""
     name, tiny = movies

@@ -106,6 +106,7 @@ def test_trials_share_the_caches(movies, own_cache, monkeypatch):
     assert sorted(made) == ["prompts", "prompts", "retrieved"]
 
 
+@pytest.mark.slow
 def test_a_rival_is_tuned_on_the_rows_of_the_table(movies):
     name, tiny = movies
     Path("space.hyper").write_text("embedding_size choice [4,8]\n")

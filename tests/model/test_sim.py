@@ -442,6 +442,7 @@ class Runs:
         return type(self.path).touch, (self.path,)
 
 
+@pytest.mark.slow
 def test_side_by_side_on_the_rows_of_rella(movies, in_this_process):
     name, tiny = movies
     own = {**tiny, **OWN, "train_shots": 20, "mini_epochs": 0, "SIM.epochs": 2, "lora_r": 2, "history_size": 4}
