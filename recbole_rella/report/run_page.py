@@ -45,7 +45,7 @@ def write_run_page(folder, dataset):
     sections += [*sections_by_part(labels, scores, length, popularity), _most_wrong(predicted, dataset)]
     counts = metrics["rows"]
     lead = (
-        f"Seed {metrics['seed']}; {counts['train']} training, {counts['valid']} validation and {counts['test']} test rows. "
+        f"Seed {metrics['seed']}; {metrics['shots']} training, {counts['valid']} validation and {counts['test']} test rows. "
         f"It reads: {', '.join(metrics['reads'])}. {metrics['seconds']['total']:.0f} seconds on {metrics['device']}."
     )
     path = run.folder / REPORT
