@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recbole_rella.metrics import row_metrics
+from recbole_rella.metrics import TITLES, row_metrics
 from recbole_rella.model.context_aware_recommender.bias import Bias
 from recbole_rella.model.context_aware_recommender.tree import Tree
 from recbole_rella.tables import markdown
@@ -62,11 +62,10 @@ def ending(found, folder, row_id):
     Returns:
         str: some lines.
     """
-    metrics = {"auc": "AUC", "logloss": "LogLoss", "accuracy": "accuracy", "uauc": "UAUC"}
     table = pd.DataFrame(
         [
             {"on the same test rows": _TOLD.get(name, name)}
-            | {title: f"{one[metric]:.4f}" for metric, title in metrics.items()}
+            | {title: f"{one[metric]:.4f}" for metric, title in TITLES.items()}
             | {"seconds": f"{one['seconds']:.1f}"}
             for name, one in found.items()
         ]

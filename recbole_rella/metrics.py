@@ -12,6 +12,8 @@ from recbole.utils import EvaluatorType
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
+# What tables call those of `row_metrics`.
+TITLES = {"auc": "AUC", "logloss": "LogLoss", "accuracy": "accuracy", "uauc": "UAUC"}
 # What the Collector gathers for UAUC: the user of each scored row.
 USERS = "data.users_of_rows"
 

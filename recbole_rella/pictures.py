@@ -22,10 +22,8 @@ def new_figure(width, height):
 
 def save_figure(figure, path):
     """Write a figure as PNG. Its text is drawn letter by letter, dollar signs too; a box stands for what the font lacks."""
-    with warnings.catch_warnings(), replacing(Path(path)) as temporary:
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        _draw_as_it_is(figure)
-        figure.savefig(temporary, dpi=150, format="png")
+    with replacing(Path(path)) as temporary:
+        _save_as_it_is(figure, temporary, dpi=150, format="png")
 
 
 # A colour that nothing else has: in a page it is that of the text around it, light or dark.
@@ -53,10 +51,8 @@ def as_svg(figure, name):
     for text in figure.findobj(Text):
         text.set_color(_INK)
     written = io.StringIO()
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        _draw_as_it_is(figure)
-        figure.savefig(written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        _save_as_it_is(figure, written, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     # Names within a page are its own.
@@ -65,11 +61,14 @@ def as_svg(figure, name):
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{name}" {size}', svg, count=1)
 
 
-def _draw_as_it_is(figure):
-    """Take no text between dollar signs for a formula, but for the powers that matplotlib writes at a logarithmic axis."""
+def _save_as_it_is(figure, to, **options):
+    """Save a figure, in which no text between dollar signs is a formula but the powers that matplotlib writes at an axis."""
     texts = figure.findobj(Text)
-    for text in texts:
-        text.set_parse_math(False)
-    figure.draw_without_rendering()  # writes the numbers at the axes
-    for text in texts:
-        text.set_parse_math(text.get_text().startswith(r"$\mathdefault{"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        for text in texts:
+            text.set_parse_math(False)
+        figure.draw_without_rendering()  # writes the numbers at the axes
+        for text in texts:
+            text.set_parse_math(text.get_text().startswith(r"$\mathdefault{"))
+        figure.savefig(to, **options)

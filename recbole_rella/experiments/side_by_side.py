@@ -23,11 +23,11 @@ from recbole_rella.experiments.plan import (
 )
 from recbole_rella.experiments.runs import execute
 from recbole_rella.experiments.stages import with_stages
-from recbole_rella.experiments.table import auc_chart, first_scores, models_table, readable, runs_table, write_table
+from recbole_rella.experiments.table import first_scores, models_table, runs_table, scores_of, write_table
 from recbole_rella.files import AnyPath, fingerprint
 from recbole_rella.keys import ConfigError, affecting
-from recbole_rella.report.comparison_page import write_comparison_page
-from recbole_rella.report.page import REPORT
+from recbole_rella.report.comparison_page import sections_of_models
+from recbole_rella.rows.item_statistics import popularity
 from recbole_rella.rows.split import Split, SplitError
 from recbole_rella.run_folder import read_run
 
@@ -94,7 +94,7 @@ def make_experiment(entries, dataset=None, config_file_list=None, config_dict=No
         split = Split.of(rows)
         split.save(split_file)
     base["train_shots"] = shots
-    item, test = rows.rows.item, split.test
+    test = split.test
     return Experiment(
         tuple(entries),
         base,
@@ -103,7 +103,7 @@ def make_experiment(entries, dataset=None, config_file_list=None, config_dict=No
         split,
         labels=rows.rows.label[test],
         lengths=rows.histories.past_lengths()[test],
-        popularity=np.bincount(item[split.train], minlength=item.max() + 1)[item[test]],
+        popularity=popularity(rows.rows.item, split.train, test),
     )
 
 
@@ -214,20 +214,12 @@ def run_side_by_side(
     runs = [make_run(experiment, entry, seed) for entry in experiment.entries for seed in seeds]
     outcomes = run_all(experiment, runs, report)
     of_runs = runs_table(outcomes, [run.entry.label for run in runs])
-    table, pairs = models_table(of_runs, outcomes, experiment.labels)
+    scores = scores_of(of_runs, outcomes)
+    table, pairs = models_table(of_runs, scores, experiment.labels)
     folder = Path(output_folder).expanduser() if output_folder else experiment.folder
     title = f"{', '.join(entry.label for entry in experiment.entries)} on {experiment.base['dataset']}"
     above = heading(experiment, seeds, title)
-    report("\n" + write_table(folder, of_runs, table, pairs, above))
-    write_comparison_page(
-        folder / REPORT,
-        above,
-        readable(table),
-        auc_chart(table),
-        experiment.labels,
-        first_scores(of_runs, outcomes, table),
-        experiment.lengths,
-        experiment.popularity,
-    )
+    sections = sections_of_models(experiment.labels, first_scores(scores, table), experiment.lengths, experiment.popularity)
+    report("\n" + write_table(folder, of_runs, table, pairs, above, sections))
     report(f"Written to {folder}")
     return table, of_runs, folder

@@ -17,7 +17,8 @@ from recbole_rella.files import AnyPath, replacing, write_text
 from recbole_rella.key_rules import reads_both
 from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.pictures import new_figure, save_figure
-from recbole_rella.report.comparison_page import write_sweep_page
+from recbole_rella.report.comparison_page import write_page_below
+from recbole_rella.report.page import Section
 from recbole_rella.tables import markdown
 
 
@@ -126,13 +127,14 @@ def run_sweep(
     key, values = parse_sweep(sweep)
     entries = make_entries(models)
     base = make_base(entries, dataset, config_file_list, config_dict)
+    of_each_history = with_each_history(entries, {**base.given_config_dict, key: None})
     for value in values:  # one that the key cannot have is told of now
-        of_value = [_with(entry, key, value) for entry in with_each_history(entries, {**base.given_config_dict, key: None})]
+        of_value = [_with(entry, key, value) for entry in of_each_history]
         check_settings([entry for entry in of_value if _has_room(settings_of(entry, base, base["seed"], "none"), base)], base)
     experiment = make_experiment(entries, dataset, config_file_list, config_dict)
     seeds = seeds_of(experiment, seeds)
     runs = []
-    for entry in with_each_history(entries, {**experiment.base.given_config_dict, key: None}):
+    for entry in of_each_history:
         for value in values:
             own = _with(entry, key, value)
             of_value = [make_run(experiment, own, seed, value) for seed in seeds]
@@ -152,7 +154,7 @@ def run_sweep(
     write_text(folder / f"sweep-{key}.md", f"{page}\n![{title}](sweep-{key}.png)\n")
     figure = _picture(curves, key, heterogeneity)
     save_figure(figure, folder / f"sweep-{key}.png")
-    write_sweep_page(folder / f"sweep-{key}.html", above, cells, figure)
+    write_page_below(above, folder / f"sweep-{key}.html", [Section("Curves", figure=figure, table=cells)])
     report(f"\n{page}")
     report(f"Written to {folder}")
     return curves, folder

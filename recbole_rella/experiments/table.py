@@ -5,6 +5,8 @@ import pandas as pd
 
 from recbole_rella.files import replacing
 from recbole_rella.pictures import new_figure, save_figure
+from recbole_rella.report.comparison_page import write_page_below
+from recbole_rella.report.page import REPORT, Section
 from recbole_rella.run_folder import read_run
 from recbole_rella.significance import paired_bootstrap
 from recbole_rella.tables import latex, markdown
@@ -63,26 +65,32 @@ def _cap(outcome):
     return "" if epochs is None else f"epochs capped at {epochs}{', the last was best' if best == epochs - 1 else ''}"
 
 
-def _predictions(outcome):
-    return read_run(outcome.folder).predictions()["score"].to_numpy()
-
-
-def models_table(runs, outcomes, labels_of_rows):
-    """One row a model: means and standard deviations over seeds, and how likely its distance to the best is chance.
+def scores_of(runs, outcomes):
+    """The scores of the test rows, dict: model -> list of float [n], one a run that was done.
 
     Args:
         runs (pandas.DataFrame): of `runs_table`.
         outcomes (list of Outcome): the same runs.
+    """
+    found = {}
+    for outcome, label in zip(outcomes, runs["model"]):
+        if outcome.metrics is not None:
+            found.setdefault(label, []).append(read_run(outcome.folder).predictions()["score"].to_numpy())
+    return found
+
+
+def models_table(runs, scores, labels_of_rows):
+    """One row a model: means and standard deviations over seeds, and how likely its distance to the best is chance.
+
+    Args:
+        runs (pandas.DataFrame): of `runs_table`.
+        scores (dict): of `scores_of`.
         labels_of_rows (numpy.ndarray): label of each test row, 0 or 1.
 
     Returns:
         tuple: pandas.DataFrame (model, seeds, reads, means under the columns' names, standard deviations under `<column> std`,
         low and high end of the AUC's 95% interval, p, note); pandas.DataFrame of the p-values of all pairs.
     """
-    scores = {}
-    for outcome, label in zip(outcomes, runs["model"]):
-        if outcome.metrics is not None:
-            scores.setdefault(label, []).append(_predictions(outcome))
     rows = []
     for label, group in runs.groupby("model", sort=False):
         done = group.dropna(subset=["test AUC"])
@@ -105,21 +113,14 @@ def models_table(runs, outcomes, labels_of_rows):
     return table.reset_index(), pairs
 
 
-def first_scores(runs, outcomes, table):
-    """The scores of the first seed of each model, best model first.
+def first_scores(scores, table):
+    """The scores of the first seed of each model, dict: model -> float [n], best model first.
 
     Args:
-        runs (pandas.DataFrame), outcomes (list of Outcome), table (pandas.DataFrame): as for and of `models_table`.
-
-    Returns:
-        dict: model -> float [test rows].
+        scores (dict), table (pandas.DataFrame): of `scores_of` and `models_table`.
     """
-    found = {}
-    for outcome, label in zip(outcomes, runs["model"]):
-        if outcome.metrics is not None and label not in found:
-            found[label] = _predictions(outcome)
     ranked = table.sort_values("test AUC", ascending=False, kind="stable")["model"]
-    return {label: found[label] for label in ranked if label in found}
+    return {label: scores[label][0] for label in ranked if label in scores}
 
 
 def _cell(row, column):
@@ -131,7 +132,7 @@ def _cell(row, column):
     return f"{value:.{digits}f}{spread}"
 
 
-def readable(table):
+def _readable(table):
     """The table as text cells, the best of each column within asterisks.
 
     Returns:
@@ -153,15 +154,15 @@ def readable(table):
     return cells.assign(p=chance, note=table["note"])
 
 
-def _latex(cells):
-    """The readable table in LaTeX, where bold takes the place of asterisks."""
+def _unmarked(cells):
+    """The readable table without its asterisks, and which of its cells are bold in their place."""
     bold, text = pd.DataFrame(False, index=cells.index, columns=cells.columns), cells.copy()
     for column in _BEST:
         bold[column], text[column] = cells[column].str.startswith("**"), cells[column].str.strip("*")
-    return latex(text, bold)
+    return text, bold
 
 
-def auc_chart(table):
+def _chart(table):
     """Test AUC of each model with its 95% interval.
 
     Args:
@@ -187,29 +188,32 @@ def auc_chart(table):
     return figure
 
 
-def write_table(folder, runs, table, pairs, heading):
-    """Write runs.csv, table.csv, table.md, table.tex, table.png and p_values.csv.
+def write_table(folder, runs, table, pairs, heading, sections=()):
+    """Write runs.csv, table.csv, table.md, table.tex, table.png, p_values.csv and report.html.
 
     Args:
         folder (pathlib.Path): where to.
         runs, table, pairs (pandas.DataFrame): of `runs_table` and `models_table`.
         heading (str): text above the Markdown table.
+        sections (iterable of Section): what the page has below the table.
 
     Returns:
         str: the Markdown page.
     """
-    cells = readable(table)
+    cells = _readable(table)
+    text, bold = _unmarked(cells)
     page = f"{heading}\n\n{markdown(cells)}\n"
     writers = {
         "runs.csv": lambda path: runs.to_csv(path, index=False),
         "table.csv": lambda path: table.to_csv(path, index=False),
         "p_values.csv": lambda path: pairs.to_csv(path, index_label="model"),
         "table.md": lambda path: path.write_text(page + "\n![Test AUC](table.png)\n", encoding="utf-8"),
-        "table.tex": lambda path: path.write_text(_latex(cells), encoding="utf-8"),
+        "table.tex": lambda path: path.write_text(latex(text, bold), encoding="utf-8"),
     }
     for name, write in writers.items():
         with replacing(folder / name) as temporary:
             write(temporary)
-    if (figure := auc_chart(table)) is not None:
+    if (figure := _chart(table)) is not None:
         save_figure(figure, folder / "table.png")
+    write_page_below(heading, folder / REPORT, [Section("Models", figure=figure, table=text, bold=bold), *sections])
     return page

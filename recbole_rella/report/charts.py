@@ -13,6 +13,14 @@ _FEWEST = 20
 _RESAMPLES = 500
 
 
+def _square(xlabel, ylabel):
+    """A figure of two shares from 0 to 1, with the line on which they are equal, and its axes."""
+    figure = new_figure(5.5, 5)
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    axes.plot([0, 1], [0, 1], color="tab:gray", linewidth=0.8)
+    return figure, axes
+
+
 def _legend(axes):
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(fontsize=8)
@@ -28,9 +36,7 @@ def roc(labels, scores):
     Returns:
         matplotlib.figure.Figure: a line a model.
     """
-    figure = new_figure(5.5, 5)
-    axes = figure.add_subplot(xlabel="rows of label 0 above the threshold", ylabel="rows of label 1 above the threshold")
-    axes.plot([0, 1], [0, 1], color="tab:gray", linewidth=0.8)
+    figure, axes = _square("rows of label 0 above the threshold", "rows of label 1 above the threshold")
     for name, one in scores.items():
         wrong, right, _ = roc_curve(labels, one)
         places = np.unique(np.linspace(0, len(wrong) - 1, 400).astype(int))  # a page is no place for every row
@@ -49,9 +55,7 @@ def calibration(labels, scores, bins=10):
     Returns:
         matplotlib.figure.Figure: a line a model.
     """
-    figure = new_figure(5.5, 5)
-    axes = figure.add_subplot(xlabel="mean score", ylabel="share of rows with label 1")
-    axes.plot([0, 1], [0, 1], color="tab:gray", linewidth=0.8)
+    figure, axes = _square("mean score", "share of rows with label 1")
     for name, one in scores.items():
         parts = [part for part in np.array_split(np.argsort(one, kind="stable"), bins) if len(part)]
         axes.plot([one[part].mean() for part in parts], [labels[part].mean() for part in parts], marker="o", label=name)

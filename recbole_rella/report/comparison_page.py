@@ -1,38 +1,38 @@
-"""report.html of models side by side, and the page of a sweep."""
+"""Pages of several runs: report.html of models side by side, and that of a sweep."""
 
 import numpy as np
 
-from recbole_rella.report.page import Section, write_page
+from recbole_rella.report.page import write_page
 from recbole_rella.report.sections import curves, sections_by_part
 
 # Lines that can still be told from each other.
 _SHOWN = 6
 
 
-def write_comparison_page(path, heading, cells, chart, labels, scores, lengths, popularity):
-    """Write the page of a comparison.
+def sections_of_models(labels, scores, lengths, popularity):
+    """How models score the same rows.
 
     Args:
-        path (pathlib.Path): of it.
-        heading (str): of its table in Markdown: a title, and a paragraph.
-        cells (pandas.DataFrame): the table, of text; the best of a column between asterisks.
-        chart (matplotlib.figure.Figure): of the AUCs.
         labels (numpy.ndarray): of the test rows, 0 or 1, [n].
         scores (dict): model -> scores of its first seed, float [n]; the best model first.
         lengths, popularity (numpy.ndarray): int [n], as for `sections_by_part`.
+
+    Returns:
+        list of Section: empty where the rows have one label alone.
     """
-    sections = [Section("Models", figure=chart, table=cells)]
-    if len(np.unique(labels)) == 2 and scores:
-        shown = dict(list(scores.items())[:_SHOWN])
-        text = (
-            "The first seed of each model." if len(shown) == len(scores) else f"The {_SHOWN} models of the highest AUC, first seed."
-        )
-        sections += [*curves(labels, shown, text), *sections_by_part(labels, shown, lengths, popularity)]
+    if len(np.unique(labels)) < 2 or not scores:
+        return []
+    shown = dict(list(scores.items())[:_SHOWN])
+    text = "The first seed of each model." if len(shown) == len(scores) else f"The {_SHOWN} models of the highest AUC, first seed."
+    return [*curves(labels, shown, text), *sections_by_part(labels, shown, lengths, popularity)]
+
+
+def write_page_below(heading, path, sections):
+    """Write a page with the heading that its table has in Markdown.
+
+    Args:
+        heading (str): a title, and a paragraph.
+        path (pathlib.Path), sections (list of Section): as for `write_page`.
+    """
     title, _, lead = heading.partition("\n\n")
     write_page(path, title.removeprefix("# "), lead, sections)
-
-
-def write_sweep_page(path, heading, cells, chart):
-    """Write the page of a sweep; the arguments are those of `write_comparison_page`."""
-    title, _, lead = heading.partition("\n\n")
-    write_page(path, title.removeprefix("# "), lead, [Section("Curves", figure=chart, table=cells)])

@@ -22,7 +22,8 @@ class Section:
         name (str): its heading.
         text (str): a paragraph below it.
         figure (Figure or None): a chart.
-        table (pandas.DataFrame or None): of text; a cell between two pairs of asterisks is bold.
+        table (pandas.DataFrame or None): of text.
+        bold (pandas.DataFrame or None): which of its cells are bold, bool, of the same shape; none of them by default.
         unfolded (list of tuple): (line, text) pairs, each a line that unfolds to a text, which is shown letter by letter.
     """
 
@@ -30,7 +31,14 @@ class Section:
     text: str = ""
     figure: Figure | None = None
     table: pd.DataFrame | None = None
+    bold: pd.DataFrame | None = None
     unfolded: list = field(default_factory=list)
+
+    @property
+    def cells(self):
+        """The lines of the table, list of lists of (text, whether it is bold)."""
+        bold = pd.DataFrame(False, self.table.index, self.table.columns) if self.bold is None else self.bold
+        return [list(zip(*line)) for line in zip(self.table.to_numpy().tolist(), bold.to_numpy().tolist())]
 
     @property
     def anchor(self):

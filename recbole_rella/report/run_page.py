@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap
 
-from recbole_rella.metrics import areas_of_users
+from recbole_rella.metrics import TITLES, areas_of_users
 from recbole_rella.report.page import REPORT, Section, write_page
 from recbole_rella.report.sections import curves, sections_by_part
 from recbole_rella.rows.fields import KINDS
+from recbole_rella.rows.item_statistics import popularity
 from recbole_rella.run_folder import read_run
 from recbole_rella.significance import paired_bootstrap
 
@@ -16,7 +17,6 @@ DIAGNOSIS = "diagnosis"
 _RESAMPLES = 1000
 # Rows with the largest distance between label and score, each with its prompt.
 _MOST_WRONG = 10
-_TITLES = {"auc": "AUC", "logloss": "LogLoss", "accuracy": "accuracy", "uauc": "UAUC"}
 
 
 def write_run_page(folder, dataset):
@@ -36,13 +36,13 @@ def write_run_page(folder, dataset):
     if len(np.unique(labels)) < 2:
         return None
     length = dataset.histories.past_lengths()[row_id]
-    popularity = np.bincount(rows.item[dataset.pool], minlength=rows.item.max() + 1)[rows.item[row_id]]
     sections = [
         Section("Metrics", _METRICS, table=_metrics(predicted, metrics)),
         *_diagnosis(run),
         *curves(labels, scores),
+        *sections_by_part(labels, scores, length, popularity(rows.item, dataset.pool, row_id)),
+        _most_wrong(predicted, dataset),
     ]
-    sections += [*sections_by_part(labels, scores, length, popularity), _most_wrong(predicted, dataset)]
     counts = metrics["rows"]
     lead = (
         f"Seed {metrics['seed']}; {metrics['shots']} training, {counts['valid']} validation and {counts['test']} test rows. "
@@ -89,7 +89,7 @@ def _metrics(predicted, metrics):
     }
     lines = [
         {"": metrics["model"], **_texts(metrics["test_exact"])},
-        {"": "95% interval", **{title: "{:.4f} to {:.4f}".format(*intervals[name]) for name, title in _TITLES.items()}},
+        {"": "95% interval", **{title: "{:.4f} to {:.4f}".format(*intervals[name]) for name, title in TITLES.items()}},
         *({"": name, **_texts(measured)} for name, measured in metrics.get("beside", {}).items()),
     ]
     return pd.DataFrame(lines).replace("nan to nan", "-")
@@ -97,7 +97,7 @@ def _metrics(predicted, metrics):
 
 def _texts(measured):
     """Metrics by their titles; one that could not be computed is null in its file."""
-    return {title: "-" if measured[name] is None else f"{measured[name]:.4f}" for name, title in _TITLES.items()}
+    return {title: "-" if measured[name] is None else f"{measured[name]:.4f}" for name, title in TITLES.items()}
 
 
 def _diagnosis(run):
@@ -105,7 +105,7 @@ def _diagnosis(run):
     path = run.folder / DIAGNOSIS / "history.csv"
     if not path.is_file():
         return []
-    table = pd.read_csv(path).map(lambda cell: f"{cell:.4f}" if isinstance(cell, float) else cell)
+    table = pd.read_csv(path).map(lambda cell: f"{cell:.4f}" if isinstance(cell, float) else cell).replace("nan", "-")
     text = "The same rows with other histories, nothing tuned. moved: mean change of P(yes). p: that the AUC differs by chance."
     return [Section("What it reads of a history", text, table=table)]
 

@@ -40,6 +40,19 @@ def answers_of(rows):
     return rows.rating if rows.rating is not None else rows.label
 
 
+def popularity(items, learned, asked):
+    """How many training rows the item of a row has.
+
+    Args:
+        items (numpy.ndarray): item of every row, int [rows].
+        learned, asked (numpy.ndarray): training rows, and those that are asked for, int.
+
+    Returns:
+        numpy.ndarray: int64, of the shape of `asked`.
+    """
+    return np.bincount(items[learned], minlength=items.max() + 1)[items[asked]]
+
+
 class ItemStatistics:
     """Answers of the training rows, by item and time.
 

@@ -66,9 +66,11 @@ class Export:
             soft = {} if items is None else {"items": items, "first": prompter.soft.first, "item_ids": prompter.item_ids}
         with replacing(folder) as temporary:
             write_merged(llm, temporary, backbone.tokenizer, **soft)
-            feat = self._parts["test"].inter_feat
+            base_model = None if backbone.folder else backbone.path
+            # Training rows are always there, test rows may not be.
+            feat = next(self._parts[split].inter_feat for split in ("test", "train") if len(self._parts[split]))
             example = next(self._records(feat[ROW_ID].numpy()[:1], feat[KIND].numpy()[:1]))
-            write_text(temporary / "README.md", model_card(self.run, example["prompt"], example["answers"]))
+            write_text(temporary / "README.md", model_card(self.run, base_model, example["prompt"], example["answers"]))
 
     def _refuse_rows(self):
         """Refuse what no folder of an LLM can hold: what is made of each row."""

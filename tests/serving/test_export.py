@@ -91,3 +91,15 @@ def test_splits_and_errors(movies, llms, monkeypatch):
     with pytest.raises(RunError, match="expected a finished run of ReLLa, found one of ReLLa without adapters"):
         (run / "adapter").rename(run / "moved")
         Export(run)
+
+
+def test_a_run_without_test_rows_is_exported(movies):
+    """Its card has a prompt of the training part, and no metrics."""
+    name, tiny = movies
+    args = {"split": {"RS": [0.8, 0.2, 0.0]}, "order": "TO", "group_by": None, "mode": "labeled"}
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, "eval_args": args, "run_folder": "run"})
+    export = Export("run")
+    export.write_model("out")
+    export.write_prompts("train.jsonl", "train")
+    card = ModelCard.load("out/README.md")
+    assert read("train.jsonl")[0]["prompt"] in card.text and "## Metrics" not in card.text and card.data.eval_results is None
