@@ -80,6 +80,41 @@ def texts(value):
     return None if fits else "a list of texts that is not empty"
 
 
+# In the place of module names: all linear layers of an LLM but its head.
+ALL_LINEAR = "all-linear"
+# Arguments of peft.LoraConfig that leave weights and prompts as they are, and tune adapters of linear layers alone. What is not
+# here has a key of its own (r, lora_alpha), trains or changes other weights (bias, modules_to_save, an init such as PiSSA's), or
+# asks for more than a batch (alora_invocation_tokens, eva_config).
+LORA = (
+    *("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "exclude_modules"),
+    "init_lora_weights",
+)
+
+
+def target_modules(value):
+    """Ends of module names, or all-linear alone."""
+    if isinstance(value, list) and ALL_LINEAR in value and len(value) > 1:
+        return f"a list of module names, or {ALL_LINEAR} alone"
+    return (problem := texts(value)) and f"{problem}, or {ALL_LINEAR}"
+
+
+def lora(value):
+    """Arguments of peft.LoraConfig, by name."""
+    expected = f"a dictionary of arguments of PEFT's LoraConfig, among {', '.join(LORA)}"
+    if not isinstance(value, dict):
+        return expected
+    for name in value:
+        if name not in LORA:
+            nearest = difflib.get_close_matches(str(name), LORA, n=1)
+            return f"{expected} (r, alpha, dropout and target modules have keys of their own)" + (
+                f"; did you mean {nearest[0]}?" if nearest else ""
+            )
+    init, inits = value.get("init_lora_weights", True), (True, False, "gaussian", "orthogonal")
+    if not any(init is one or (isinstance(init, str) and init == one) for one in inits):
+        return f"{expected}; init_lora_weights as one of {', '.join(map(str, inits))}, which leave the LLM's weights as they are"
+    return None
+
+
 def two_answers(value):
     """The positive and the negative answer of a prompt, two texts."""
     if isinstance(value, list) and any(isinstance(v, bool) for v in value):

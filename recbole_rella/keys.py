@@ -72,7 +72,8 @@ KEYS = {
     "lora_r": Key(rules.integer(1), ("training",), of=_RELLA),
     "lora_alpha": Key(rules.number(0, above=True), ("training",), of=_RELLA),
     "lora_dropout": Key(rules.number(0, 0.99), ("training",), of=_RELLA),
-    "lora_target_modules": Key(rules.texts, ("training",), of=_RELLA),
+    "lora_target_modules": Key(rules.target_modules, ("training",), of=_RELLA),
+    "lora": Key(rules.lora, ("training",), of=_RELLA),
     "crm": Key(rules.crm, ("retrieval", "training"), is_path=True, or_name=True),
     "spa": Key(rules.boolean, ("prompts", "training"), of=_RELLA),
     "spa_tokens": Key(rules.soft_tokens, ("prompts", "training"), of=_RELLA),
@@ -320,6 +321,8 @@ def check_rellax(settings):
         )
     if settings["cflora"] and settings["llm_gradient_checkpointing"]:
         problems.append("llm_gradient_checkpointing: expected False with cflora, found True")
+    if settings["cflora"] and settings["lora"].get("use_dora"):
+        problems.append("lora: expected no use_dora with cflora, whose gates DoRA's norms do not see, found True")
     if settings["adapter_from"] and not wanted:
         problems.append("adapter_from: expected none without spa and cflora, as its adapters stay as they are, found one")
     return problems

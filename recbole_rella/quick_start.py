@@ -20,6 +20,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_environment, get_model, get_trainer, init_logger, init_seed, set_color
 
 from recbole_rella import beside, processes
+from recbole_rella.ahead import time_ahead
 from recbole_rella.compat import anomaly_detection_kept
 from recbole_rella.config import (
     checked_files,
@@ -162,6 +163,9 @@ def _run(config, saved, verbose, callback=None, rivals=False):
     model = _make_model(config, loaders)
     train_data, valid_data, test_data = loaders
     logger.info(model)
+    labeled = config["eval_args"]["mode"] == {"valid": "labeled", "test": "labeled"}
+    if verbose and isinstance(dataset, ReLLaDataset) and model.engine is None and labeled and processes.count() == 1:
+        logger.info(time_ahead(config, model, [loader._dataset for loader in loaders]))
     prepared = time.monotonic()
     trainer_class = get_trainer(config["MODEL_TYPE"], config["model"])
     keeps = isinstance(dataset, KeepsRows)

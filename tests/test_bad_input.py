@@ -88,6 +88,14 @@ def rewrite(settings, name, suffix, change):
         ({"ReLLa.lora_s": 4}, "ReLLa.lora_s: there is no such key; the nearest valid one is lora_r"),
         ({"DIN.epocs": 4}, "DIN.epocs: there is no such key; the nearest valid one is epochs"),
         ({"mini_num_heads": 3}, "mini_hidden_size: expected a multiple of 2 x mini_num_heads (6), found 16"),
+        ({"lora": {"use_dorra": True}}, "own); did you mean use_dora?, found"),
+        ({"lora": {"r": 4}}, "(r, alpha, dropout and target modules have keys of their own), found"),
+        (
+            {"lora": {"modules_to_save": ["lm_head"]}},
+            "lora: expected a dictionary of arguments of PEFT's LoraConfig, among",
+        ),
+        ({"lora": {"init_lora_weights": "pissa"}}, "init_lora_weights as one of True, False, gaussian, orthogonal, which leave"),
+        ({"lora_target_modules": ["all-linear", "q_proj"]}, "expected a list of module names, or all-linear alone, found"),
         ({"lora_dropout": 1.5}, "lora_dropout: expected a number of at least 0 and at most 0.99, found 1.5"),
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction, cat_interactions
 
+from recbole_rella.ahead import rows_ahead
 from recbole_rella.data.assembly import assemble
 from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.data.worded import KeepsWords
@@ -62,6 +63,7 @@ class ReLLaDataset(KeepsWords, RowDataset):
         """
         self.category_field()
         parts = self._split()
+        self.logger.info(rows_ahead(self.config, len(self.pool), [len(part.inter_feat) for part in parts]))
         train, *evaluated = parts
         train.inter_feat = cat_interactions(
             [self._with_kind(train.inter_feat, kind) for kind in trained_kinds(self.config["train_history"])]
@@ -97,7 +99,7 @@ class ReLLaDataset(KeepsWords, RowDataset):
 def _check_adapters(run, found, config):
     """Refuse adapters that fit another LLM, were tuned on rows that are held out here, or scale otherwise."""
     run.check(found, (set(IDENTITIES) - {"rows", "llm"}) | set(config["allow_changed"]))
-    keys = ("lora_r", "lora_alpha", "lora_target_modules")
+    keys = ("lora_r", "lora_alpha", "lora_target_modules", "lora")
     expected = {key: run.given.get(key, config[key]) for key in keys}
     different = [f"{key} {value!r}, found {config[key]!r}" for key, value in expected.items() if value != config[key]]
     if different:

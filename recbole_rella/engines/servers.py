@@ -91,7 +91,10 @@ class Servers(Engine):
 
     def _take(self, rellax, weights):
         self._lora = self._adapters = None
-        if any(parameter.any() for name, parameter in self.llm.named_parameters() if ".lora_B" in name):
+        settings = self.llm.peft_config[self.llm.active_adapter]
+        # vLLM's servers refuse DoRA, and scale all adapters alike. A folder with such adapters merged in they serve as any other.
+        others = any(getattr(settings, name) for name in ("use_dora", "rank_pattern", "alpha_pattern"))
+        if not others and any(parameter.any() for name, parameter in self.llm.named_parameters() if ".lora_B" in name):
             self._adapters = TemporaryDirectory(prefix="recbole_rella-adapter-")
             save_adapter(self.llm, Path(self._adapters.name))
             self._lora = f"recbole_rella-{weights}"

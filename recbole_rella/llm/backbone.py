@@ -6,16 +6,19 @@ import re
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from recbole_rella import processes
 from recbole_rella.errors import RellaError
 from recbole_rella.files import folder_fingerprint, replacing, write_text
+from recbole_rella.key_rules import ALL_LINEAR
 from recbole_rella.llm.gguf_file import origin
 from recbole_rella.llm.hub import commit_of
 
@@ -169,7 +172,7 @@ class Backbone:
         return None
 
 
-def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=False):
+def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=False, more=MappingProxyType({})):
     """Put LoRA adapters on an LLM (PEFT).
 
     A quantized LLM needs nothing more (QLoRA): it is frozen, gradients pass through its dequantized weights, and its norms compute
@@ -179,38 +182,46 @@ def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=Fa
     Args:
         model (transformers.PreTrainedModel): frozen.
         r (int), alpha (float), dropout (float): LoRA's rank, scale and dropout.
-        target_modules (list of str): ends of module names.
+        target_modules (list of str): ends of module names; all-linear alone for all linear layers but the head
+            (experts of a mixture are none).
         gradient_checkpointing (bool): recompute activations in the backward pass.
+        more (Mapping): other arguments of peft.LoraConfig (key_rules.LORA).
 
     Returns:
         peft.PeftModel: only the adapters are trainable, in float32.
 
     Raises:
-        LLMError: a target module does not exist; lists the linear layers that do.
+        LLMError: a target module does not exist; lists the linear layers that do. Or no layer is left for adapters.
     """
     names = [name for name, _ in model.named_modules()]
-    missing = [t for t in target_modules if not any(name == t or name.endswith("." + t) for name in names)]
+    decoder = next((name for name in names if model.get_submodule(name) is model.get_decoder()), "")
+    linear = sorted({name.rpartition(".")[2] for name in names if name.startswith(decoder) and _is_linear(model, name)})
+    targets = linear if list(target_modules) == [ALL_LINEAR] else list(target_modules)
+    missing = [t for t in targets if not any(name == t or name.endswith("." + t) for name in names)]
     if missing:
-        linear = {
-            n.rsplit(".", 1)[-1]
-            for n, m in model.named_modules()
-            if getattr(m, "weight", None) is not None and m.weight.dim() == 2 and not isinstance(m, torch.nn.Embedding)
-        }
         raise LLMError(
             f"lora_target_modules: expected modules of {type(model).__name__}, found {missing}, which it does not have. "
-            f"Its linear layers are {sorted(linear)}."
+            f"Its linear layers are {linear}."
         )
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    targets = _targets_in_decoder(model, names, list(target_modules))
-    lora = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, bias="none", task_type="CAUSAL_LM")
-    return get_peft_model(model, lora)
+    own = {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": _targets_in_decoder(names, decoder, targets)}
+    try:
+        return get_peft_model(model, LoraConfig(**own, bias="none", task_type="CAUSAL_LM", **more))
+    except ValueError as error:  # in PEFT's words: which of its arguments leaves no layer
+        found = f"expected arguments of LoraConfig that fit {type(model).__name__}, found {dict(more)}"
+        raise LLMError(f"lora: {found}: {error}") from error
 
 
-def _targets_in_decoder(model, names, targets):
+def _is_linear(model, name):
+    """Whether a module is a linear layer that is not the head, of PyTorch, quantized, or as GPT-2 has them."""
+    module = model.get_submodule(name)
+    return isinstance(module, (torch.nn.Linear, Conv1D)) and module is not model.get_output_embeddings()
+
+
+def _targets_in_decoder(names, decoder, targets):
     """Target modules as PEFT takes them; where an LLM that sees pictures has such modules elsewhere, those of its decoder alone."""
-    decoder = next((name for name in names if model.get_submodule(name) is model.get_decoder()), "")
     found = [name for name in names if any(name == t or name.endswith("." + t) for t in targets)]
     if all(name.startswith(decoder) for name in found):
         return targets

@@ -259,6 +259,21 @@ def test_adapters_go_as_lora_where_a_server_takes_them(run, start, quick, llms):
     assert len(server.models) == 2
 
 
+def test_a_server_is_not_given_adapters_that_it_would_scale_otherwise(start, quick, llms, movies):
+    """It gives those of DoRA where they are merged into what it serves."""
+    name, tiny = movies
+    own = {"llm": llms("qwen2.5"), "lora": {"use_dora": True}, "learning_rate": 0.05, "train_shots": 16, "run_folder": "dora"}
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, **own})
+    expected = pd.read_csv("dora/test_predictions.csv")
+    server = start(llms("qwen2.5"), takes_lora=True)
+    with pytest.raises(EngineError, match="They are those of the LLM without the adapters of this run. Serve the folder"):
+        scores(Scorer.load("dora", scoring_engine=server.url), expected)
+    assert len(server.models) == 1
+    Export("dora").write_model("merged")
+    found = scores(Scorer.load("dora", scoring_engine=start("merged").url), expected)
+    np.testing.assert_allclose(found, expected["score"], atol=1e-5)
+
+
 def test_a_run_that_tunes_is_evaluated_by_a_server(run, start, quick, llms, movies):
     """Each epoch has other adapters."""
     server = start(llms("qwen2.5"), takes_lora=True)

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from helpers import FAMILIES, MIXTURES, write_llm, written_predictions
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, LlamaConfig
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from recbole_rella import load_data_and_model, run_recbole_rella
 from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, automatic_dtype, load_adapter, save_adapter
-from recbole_rella.llm.scoring import answer_logits
+from recbole_rella.llm.scoring import answer_logits, p_yes
 from recbole_rella.serving.export import Export
 
 
@@ -27,6 +27,22 @@ def adapted(path, targets, **more):
             if parameter.requires_grad:
                 parameter.normal_(0, 0.3)
     return model.eval()
+
+
+def exported_prompts(run):
+    Export(run).write_prompts("prompts.jsonl")
+    return [json.loads(line) for line in Path("prompts.jsonl").read_text().splitlines()]
+
+
+def scores_of(llm, records):
+    """P(yes) of exported prompts by a plain LLM, one after the other."""
+    scores = []
+    for record in records:
+        answers = [record["answers"][answer]["token_id"] for answer in ("yes", "no")]
+        with torch.no_grad():
+            logits = llm(torch.tensor([record["prompt_token_ids"]])).logits[0, -1, answers]
+        scores.append(torch.softmax(logits, -1)[0].item())
+    return scores
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -47,6 +63,73 @@ def test_saved_adapters_load_into_plain_peft_and_into_ours(family, llms, tmp_pat
     assert settings["r"] == 4 and settings["bias"] == "none" and settings["base_model_name_or_path"] == llms(family)
 
 
+LORAS = [
+    {"use_dora": True},
+    {"use_rslora": True},
+    {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 16}},
+    {"layers_to_transform": [1], "init_lora_weights": "gaussian"},
+    {"exclude_modules": ["v_proj"], "init_lora_weights": "orthogonal"},
+]
+
+
+@pytest.mark.parametrize("more", LORAS, ids=lambda more: "+".join(more))
+def test_other_arguments_of_lora(more, llms, tmp_path):
+    """Scores as trees, with adapters merged or not, are those of plain PEFT, which loads what was saved (law 3)."""
+    model = adapted(llms("llama"), ["q_proj", "v_proj"], more=more)
+    save_adapter(model, tmp_path)
+    ids = torch.randint(5, 100, (6, 20))
+    ids[:, :15] = ids[0, :15]
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llms("llama"), dtype=torch.float32), tmp_path).eval()
+    with torch.no_grad():
+        expected = torch.softmax(plain(input_ids=ids).logits[:, -1, [7, 3]], -1)[:, 0]
+        unadapted = torch.softmax(Backbone(llms("llama"), "cpu").model(input_ids=ids).logits[:, -1, [7, 3]], -1)[:, 0]
+    ours = add_lora(Backbone(llms("llama"), "cpu").model, 4, 8, 0.0, ["q_proj", "v_proj"], more=more).eval()
+    assert all(".lora_" in name for name, parameter in ours.named_parameters() if parameter.requires_grad)
+    load_adapter(ours, tmp_path)
+    for llm in (model, ours):
+        scores = p_yes(llm, ids, torch.full((6,), 20), (7, 3), 1000, "cpu")
+        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+    assert (scores - unadapted).abs().max() > 1e-3
+
+
+def test_other_arguments_of_lora_that_leave_no_module(llms):
+    with pytest.raises(LLMError, match=r"lora: expected arguments of LoraConfig that fit LlamaForCausalLM, found .'layers_to_t"):
+        adapted(llms("llama"), ["q_proj"], more={"layers_to_transform": [70]})
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "falcon", None])
+def test_all_linear_layers_but_the_head(family, llms):
+    """As PEFT itself finds them; GPT-2's (None) are of a class of their own."""
+    found = []
+    for ours in (True, False):
+        gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50)) if family is None else None
+        llm = gpt2 or Backbone(llms(family), "cpu").model
+        config = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
+        model = add_lora(llm, 4, 8, 0.0, ["all-linear"]) if ours else get_peft_model(llm, config)
+        found.append({name for name, _ in model.named_parameters() if ".lora_A" in name})
+    assert found[0] == found[1] and found[0]
+
+
+def test_all_linear_layers_of_a_mixture_are_those_of_its_attention(llms):
+    """Its experts hold their weights in no linear layer."""
+    model = adapted(llms("qwen3-moe"), ["all-linear"])
+    found = {name.rpartition(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if ".lora_A" in name}
+    assert found == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def test_a_run_with_dora_on_all_linear_layers(movies, llms):
+    """It scores as plain PEFT with what it saved."""
+    name, tiny = movies
+    own = {"llm": llms("llama"), "lora_target_modules": "all-linear", "lora": {"use_dora": True}}
+    settings = {**tiny, **own, "learning_rate": 0.02, "train_shots": 40}
+    result = run_recbole_rella("ReLLa", name, config_dict=settings)
+    (run,) = Path("saved").iterdir()
+    records = exported_prompts(run)
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llms("llama"), dtype=torch.float32), run / "adapter")
+    np.testing.assert_allclose(written_predictions(result)["score"], scores_of(plain.eval(), records), atol=1e-5)
+    assert {"up_proj", "o_proj"} <= set(plain.peft_config["default"].target_modules) and plain.peft_config["default"].use_dora
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "falcon", "gpt-oss", "qwen3-moe"])
 def test_a_run_that_retrieves_by_the_llm_scores_as_plain_peft(family, movies, llms):
     """Families of other attention modules than those of properties/llm, which tests/llm/test_families.py runs."""
@@ -60,17 +143,11 @@ def test_a_run_that_retrieves_by_the_llm_scores_as_plain_peft(family, movies, ll
     result = run_recbole_rella("ReLLa", name, config_dict={**settings, "learning_rate": 0.02, "train_shots": 60})
     table = written_predictions(result)
     (run,) = Path("saved").iterdir()
-    Export(run).write_prompts("prompts.jsonl")
-    records = [json.loads(line) for line in Path("prompts.jsonl").read_text().splitlines()]
+    records = exported_prompts(run)
     plain = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(llms(family), dtype=torch.float32), run / "adapter"
     ).eval()
-    scores = []
-    for record in records:
-        answers = [record["answers"][answer]["token_id"] for answer in ("yes", "no")]
-        with torch.no_grad():
-            logits = plain(torch.tensor([record["prompt_token_ids"]])).logits[0, -1, answers]
-        scores.append(torch.softmax(logits, -1)[0].item())
+    scores = scores_of(plain, records)
     assert np.ptp(scores) > 1e-3 and [record["row_id"] for record in records] == table["row_id"].tolist()
     np.testing.assert_allclose(table["score"], scores, atol=1e-5)
 

@@ -54,6 +54,7 @@ class ReLLa(AbstractRecommender):
             config["lora_dropout"],
             config["lora_target_modules"],
             config["llm_gradient_checkpointing"],
+            config["lora"],
         )
         if config["adapter_from"]:
             load_adapter(self.llm, read_run(config["adapter_from"]).folder / ADAPTER)
