@@ -21,6 +21,7 @@ from recbole_rella.files import folder_fingerprint, replacing, write_text
 from recbole_rella.key_rules import ALL_LINEAR
 from recbole_rella.llm.gguf_file import origin
 from recbole_rella.llm.hub import commit_of
+from recbole_rella.llm.products import bfloat16_pays
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +30,21 @@ class LLMError(RellaError):
     """An LLM, or a part of it, cannot be loaded or used as configured."""
 
 
-def automatic_dtype(device):
+def automatic_dtype(device, in_half=False):
     """The dtype that suits a device: bfloat16 where the hardware computes in it, else float32.
 
     GPUs before NVIDIA's Ampere (T4, V100) have no bfloat16, and PyTorch emulates it slowly. They get float32 and not float16, whose
-    range the hidden states of many LLMs exceed.
+    range the hidden states of many LLMs exceed. CPUs that gain by it compute those LLMs in it whose weights have no more digits.
 
     Args:
         device (torch.device): where the LLM computes.
+        in_half (bool): whether its weights are stored in half precision, or less.
 
     Returns:
         torch.dtype: bfloat16 or float32.
     """
+    if device.type == "cpu":
+        return torch.bfloat16 if in_half and bfloat16_pays() else torch.float32
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
@@ -75,7 +79,7 @@ class Backbone:
         self.path, self.device, self.quantization = str(path), torch.device(device), quantization
         self._revision = revision
         self.is_sharded = processes.count() > 1 and (shard or processes.launched_with_fsdp())
-        self.dtype = automatic_dtype(self.device) if dtype == "auto" else getattr(torch, dtype)
+        self._dtype = dtype
         self._attention = attn_implementation
         self._trust = trust_remote_code
         if quantization and self.device.type != "cuda":
@@ -115,6 +119,16 @@ class Backbone:
     def config(self):
         """The transformers configuration."""
         return self._load(AutoConfig, "configuration")
+
+    @cached_property
+    def dtype(self):
+        """The torch.dtype that its weights are held in, unless they are quantized."""
+        if self._dtype != "auto":
+            return getattr(torch, self._dtype)
+        # A GGUF file was unpacked into float32, whatever it had.
+        stored = self.config.dtype or self.config.get_text_config().dtype
+        is_gguf = self.folder is not None and origin(self.folder) is not None
+        return automatic_dtype(self.device, stored in (torch.bfloat16, torch.float16) or is_gguf)
 
     @cached_property
     def tokenizer(self):

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recbole_rella.files import fingerprint, lock, replacing
+from recbole_rella.llm.products import fast_products
 from recbole_rella.llm.rellax import EncodedNumbers
 from recbole_rella.llm.scoring import answers_alone, pad
 from recbole_rella.llm.soft_tokens import SOFT_TOKENS, SoftTokens
@@ -243,7 +244,7 @@ def _train(model, soft, tokenizer, epoch_documents, steps_an_epoch, numbers, set
     alone = None if soft is None else _alone(tokenizer, numbers, first_soft)
     average, averaged = get_ema_multi_avg_fn(1 - 1 / (1 + _AVERAGED * total)), None
     model.train()
-    with tqdm(total=total, desc="Pretraining mini", disable=not show_progress, ncols=100) as bar:
+    with tqdm(total=total, desc="Pretraining mini", disable=not show_progress, ncols=100) as bar, fast_products():
         for epoch in range(settings.epochs):
             losses = []
             for batch in _batches(tokenizer, epoch_documents(epoch), first_soft):

@@ -19,6 +19,7 @@ from peft.tuners.lora import Linear, LoraLayer
 from recbole_rella import processes
 from recbole_rella.llm import flex
 from recbole_rella.llm.packing import PromptTree, prompt_trees
+from recbole_rella.llm.products import fast_products
 from recbole_rella.llm.tree_attention import is_recomputed, mask_tokens, tree_attention, tree_way
 from recbole_rella.llm.trial import problem, say_once
 
@@ -292,7 +293,8 @@ def answer_logits(llm, token_ids, lengths, budget, answer_ids=None, shared=False
                     prompts, n_tokens = part, lengths[part]
                     inputs = {"input_ids": token_ids[part, : int(n_tokens.max())].to(plain.device), "use_cache": False}
                     places = torch.arange(len(part)), n_tokens - 1
-                with answers_alone(plain, tuple(place.to(plain.device) for place in places), answer_ids, parts) as of_answers:
+                places = tuple(place.to(plain.device) for place in places)
+                with answers_alone(plain, places, answer_ids, parts) as of_answers, fast_products():
                     logits = of_answers(llm(**inputs).logits)
                 logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 prompts, logits = (prompts, logits) if counts else (prompts[:0], logits[:0])
@@ -347,8 +349,8 @@ def p_yes(llm, input_ids, lengths, answer_ids, budget, device):
         torch.Tensor: float32 [n], on `device`.
     """
     scores = torch.zeros(len(lengths), dtype=torch.float32, device=device)
-    # Scores are made outside: what is made in inference mode cannot be changed elsewhere.
-    with ONE_AT_A_TIME, torch.inference_mode(), merged(llm):
+    # Scores and merged weights are made outside: what is made in inference mode cannot be changed elsewhere.
+    with ONE_AT_A_TIME, torch.no_grad(), merged(llm), torch.inference_mode():
         for places, logits in answer_logits(llm, input_ids, lengths, budget, list(answer_ids), shared=True):
             scores[places] = torch.softmax(logits, dim=-1)[:, 0]
     processes.add_up([scores])  # each score is that of one process, and 0 in the others

@@ -15,6 +15,7 @@ from recbole_rella.errors import RellaError
 from recbole_rella.files import fingerprint, folder_fingerprint
 from recbole_rella.llm.backbone import without_adapters
 from recbole_rella.llm.hub import commit_of
+from recbole_rella.llm.products import fast_products
 from recbole_rella.llm.scoring import ONE_AT_A_TIME, batches_by_tokens, pad
 from recbole_rella.prompt.tokenization import ControlTokens
 
@@ -129,7 +130,7 @@ class HiddenStateEncoder:
         ids = [tokenizer(s, truncation=limit is not None, max_length=limit)["input_ids"] or [0] for s in sentences]
         vectors = np.empty((len(ids), model.config.get_text_config().hidden_size), dtype=np.float32)
         lengths = np.array([len(i) for i in ids])
-        with ONE_AT_A_TIME, without_adapters(model):
+        with ONE_AT_A_TIME, without_adapters(model), fast_products():
             for batch in batches_by_tokens(lengths, self._micro_tokens):
                 padded = pad([ids[place] for place in batch]).to(model.device)
                 mask = pad([[1] * lengths[place] for place in batch]).to(model.device)

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from recbole_rella import load_data_and_model, run_recbole_rella
+from recbole_rella.llm import backbone
 from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, automatic_dtype, load_adapter, save_adapter
 from recbole_rella.llm.scoring import answer_logits, p_yes
 from recbole_rella.serving.export import Export
@@ -90,6 +91,10 @@ def test_other_arguments_of_lora(more, llms, tmp_path):
         scores = p_yes(llm, ids, torch.full((6,), 20), (7, 3), 1000, "cpu")
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
     assert (scores - unadapted).abs().max() > 1e-3
+    # What was scored can be tuned.
+    assert not any(weights.is_inference() for weights in ours.parameters())
+    sum(logits.logsumexp(-1).sum() for _, logits in answer_logits(ours.train(), ids, torch.full((6,), 20), 1000)).backward()
+    assert all(parameter.grad is not None for parameter in ours.parameters() if parameter.requires_grad)
 
 
 def test_other_arguments_of_lora_that_leave_no_module(llms):
@@ -254,6 +259,20 @@ def test_bfloat16_only_where_the_hardware_has_it(hardware_has_it, llms, monkeypa
     assert Backbone(llms("llama"), "cuda").dtype == automatic_dtype(torch.device("cuda"))
     assert Backbone(llms("llama"), "cuda", dtype="float16").dtype == torch.float16
     assert automatic_dtype(torch.device("cpu")) == automatic_dtype(torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("stored", "pays", "expected"),
+    [("bfloat16", 1, "bfloat16"), ("float16", 1, "bfloat16")] + [("bfloat16", 0, "float32"), ("float32", 1, "float32")],
+)
+def test_cpus_take_bfloat16_where_it_pays_and_loses_no_digit(stored, pays, expected, llms, tmp_path, monkeypatch):
+    """By what the weights are stored in; an unpacked GGUF file had fewer digits than its folder says."""
+    monkeypatch.setattr(backbone, "bfloat16_pays", lambda: bool(pays))
+    AutoModelForCausalLM.from_pretrained(llms("llama"), dtype=getattr(torch, stored)).save_pretrained(tmp_path / "llm")
+    assert Backbone(tmp_path / "llm", "cpu").dtype == getattr(torch, expected)
+    assert Backbone(tmp_path / "llm", "cpu", dtype="float32").dtype == torch.float32
+    monkeypatch.setattr(backbone, "origin", lambda _: "gguf")
+    assert Backbone(tmp_path / "llm", "cpu").dtype == (torch.bfloat16 if pays else torch.float32)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

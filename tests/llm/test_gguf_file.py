@@ -68,7 +68,7 @@ def made(llms, tmp_path):
 @reads
 def test_the_weights_are_those_of_the_checkpoint_and_so_are_the_tokens(made, tmp_path):
     path, folder = made
-    found, expected = Backbone(unpacked(path, tmp_path / "cache"), "cpu"), Backbone(folder, "cpu")
+    found, expected = Backbone(unpacked(path, tmp_path / "cache"), "cpu", "float32"), Backbone(folder, "cpu")
     ids = torch.randint(0, expected.vocabulary - 5, (3, 12))
     with torch.no_grad():
         torch.testing.assert_close(found.model(ids).logits, expected.model(ids).logits, atol=1e-6, rtol=1e-6)
@@ -82,7 +82,7 @@ def test_the_weights_are_those_of_the_checkpoint_and_so_are_the_tokens(made, tmp
 @reads
 def test_quantized_weights_are_those_that_the_file_holds(llms, tmp_path):
     path = write_gguf(tmp_path / "tiny.gguf", llms("qwen2"), gguf.GGMLQuantizationType.Q8_0)
-    model = Backbone(unpacked(path, tmp_path / "cache"), "cpu").model
+    model = Backbone(unpacked(path, tmp_path / "cache"), "cpu", "float32").model
     held = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(path).tensors}
     layer = model.model.layers[0]
     for name, weight in (("blk.0.ffn_up", layer.mlp.up_proj), ("blk.0.attn_k", layer.self_attn.k_proj)):
@@ -110,7 +110,7 @@ def test_a_run_with_it_gives_the_scores_of_the_checkpoint(made, movies):
     path, folder = made
     name, tiny = movies
     runs = [
-        run_recbole_rella("ReLLa", name, config_dict={**tiny, "llm": str(llm), "run_folder": place})
+        run_recbole_rella("ReLLa", name, config_dict={**tiny, "llm": str(llm), "llm_dtype": "float32", "run_folder": place})
         for llm, place in ((path, "file"), (folder, "folder"))
     ]
     assert runs[0]["test_result"]["auc"] == pytest.approx(runs[1]["test_result"]["auc"], abs=1e-6)
