@@ -6,7 +6,7 @@ import torch
 
 from recbole_rella.key_rules import MIX, trained_kinds
 
-# How long the estimate may take, unless one prompt takes longer, and of how many prompts it is made at most.
+# How long the estimate may take, unless two prompts take longer, and of how many prompts it is made at most.
 _SECONDS, _PROMPTS = 0.5, 256
 # A tuning step passes forward, backward through frozen weights, and shares fewer beginnings: it takes about so many times the time.
 _TUNING = 3
@@ -50,6 +50,7 @@ def time_ahead(config, model, parts):
     model.eval()
     train, valid, test = (part.inter_feat for part in parts)
     tried = valid if len(valid) else train
+    model.predict(tried[:1])  # which finds, once for an LLM, how it takes trees
     count, seconds = 0, 0.0
     while seconds < _SECONDS and count < min(_PROMPTS, len(tried)):
         count = min(max(1, 2 * count), len(tried))

@@ -18,7 +18,6 @@ from transformers import get_linear_schedule_with_warmup
 from recbole_rella import processes
 from recbole_rella.checkpoint import Interruption, RemainingBatches, load_state, random_state, restore_random, save_state
 from recbole_rella.errors import RellaError
-from recbole_rella.llm.products import fast_products
 from recbole_rella.predictions import KeepsPredictions
 from recbole_rella.rows.fields import PROMPT_DROPPED, PROMPT_LENGTH
 from recbole_rella.run_folder import ADAPTER, RESUME
@@ -129,10 +128,9 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
             place = (self.config["seed"], self._epoch["epoch"], self._epoch["done"], processes.rank())
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         parts = torch.zeros(1, dtype=torch.float64)
-        with fast_products():
-            for loss in self.model.losses(interaction, shared=True):
-                loss.backward()
-                parts += loss.item()
+        for loss in self.model.losses(interaction, shared=True):
+            loss.backward()
+            parts += loss.item()
         if processes.count() > 1:
             processes.add_up([parts])
             processes.add_up(self._gradients())

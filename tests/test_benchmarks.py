@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks import history_features, memory, tuned
 from benchmarks.real_llm import __main__ as real_llm
-from benchmarks.speed import measure, page, reading, scoring, scoring_report, training, workload
+from benchmarks.speed import engines, measure, page, reading, scoring, scoring_report, training, workload
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.history import Histories
 from recbole_rella.rows.item_statistics import ItemStatistics
@@ -36,6 +36,23 @@ def test_every_way_to_score_gives_the_same_scores(work):
     assert np.ptp(expected) > 1e-4
     for scores in (scoring.cross_encoder(work)(), scoring.plain(work), scoring.paper(work)):
         np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_what_stands_beside_an_engine(work):
+    """Of each dtype ours is the measure; another engine's scores are compared with ours."""
+
+    class Plain:
+        version = "0"
+
+        def scores(self, ids):
+            assert ids == work.ids()
+            return scoring.plain(work) + 0.25
+
+    found = engines.measure({"float32": work}, {"float32": Plain()}, 1)
+    ours, other, encoder = (found["candidates"][f"{name}, float32"] for name in ("ours", "vLLM", "CrossEncoder"))
+    assert found["rows"] == 24 and ours["times ours"] == 1 and ours["largest difference"] == 0
+    assert other["times ours"] == pytest.approx(other["seconds"] / ours["seconds"]) and encoder["largest difference"] < 1e-5
+    assert other["largest difference"] == pytest.approx(0.25, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -65,6 +65,26 @@ def _scoring(record, name):
     return lines
 
 
+def _engines(record, _):
+    lines = [
+        f"## Beside vLLM: {record['llm']}",
+        "",
+        f"`{record['command']}`. vLLM {record['machine']['versions'].get('vllm', '')} in processes of its own, prefix caching on, "
+        "empty before each call; the same prompt ids, idle otherwise. `slower` is how many times ours of the same dtype the "
+        "seconds are; the difference is to our scores in float32.",
+        "",
+        _row("case", "rows", "tokens a row", "candidate", "rows/s", "slower", "score difference"),
+        _row(*["---"] * 7),
+    ]
+    for name, case in record["cases"].items():
+        about = [name, case["rows"], f"{case['tokens a row']:.0f}"]
+        for candidate, found in case["candidates"].items():
+            speed = f"{found['rows a second']:.2f}", f"{found['times ours']:.2f}", f"{found['largest difference']:.0e}"
+            lines.append(_row(*about, candidate, *speed))
+            about = [""] * 3
+    return [*lines, ""]
+
+
 def _training(record, _):
     lines = [
         "## Tuning",
@@ -107,7 +127,7 @@ def _reading(record, _):
     return [*lines, ""]
 
 
-_PARTS = {"scoring": _scoring, "training": _training, "reading": _reading}
+_PARTS = {"scoring": _scoring, "engines": _engines, "training": _training, "reading": _reading}
 
 
 def write_page(command):
@@ -117,7 +137,8 @@ def write_page(command):
         command (str): that measured it.
     """
     lines, machine = [], None
-    for name in ("scoring", "scoring-sweep", "scoring-large", "training", "reading", "reading-large"):
+    engines = sorted(path.stem for path in FOLDER.glob("engines-*.json"))
+    for name in ("scoring", "scoring-sweep", "scoring-large", *engines, "training", "reading", "reading-large"):
         if (FOLDER / f"{name}.json").is_file():
             record = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
             machine = machine or _machine(record)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from recbole_rella.llm.gguf_file import is_gguf, unpacked
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.quick_start import load_data, make_config, no_command_line
 
@@ -163,6 +164,16 @@ def make_llm(shape, texts, device, dtype):
     llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
     tokenizer = PromptTokenizer(PreTrainedTokenizerFast.from_pretrained(folder), "never", "", ("Yes", "No"))
     return llm, tokenizer, folder
+
+
+def real_llm(path, dtype):
+    """A real LLM, a folder or a GGUF file; as `make_llm` gives it, on the CPU, its folder with the weights in `dtype`."""
+    source = unpacked(path, Path.home() / ".cache" / "recbole_rella") if is_gguf(str(path)) else Path(path)
+    folder = Path(tempfile.mkdtemp(prefix="speed-"))
+    llm, own = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval(), AutoTokenizer.from_pretrained(source)
+    llm.save_pretrained(folder)
+    own.save_pretrained(folder)
+    return llm, PromptTokenizer(own, "never", "", ("Yes", "No")), folder
 
 
 def make_workload(texts, labels, made):

@@ -86,8 +86,17 @@ def _fits(rows, weight, bias=None):
 
 
 def _is_large(query):
-    """Whether attention of queries [..., n, D] multiplies float32 matrices on a CPU that are large enough."""
-    return query.dtype == torch.float32 and query.device.type == "cpu" and query.shape[-2] * query.shape[-1] >= _QUERIES
+    """Whether attention of queries [..., n, D] on a CPU multiplies matrices that are large enough."""
+    return query.device.type == "cpu" and query.shape[-2] * query.shape[-1] >= _QUERIES
+
+
+def _attention(query, key, value, attn_mask=None, **more):
+    """``F.scaled_dot_product_attention`` in float32: CPUs multiply other matrices within it as slowly as by MKL."""
+    if attn_mask is not None and attn_mask.is_floating_point():
+        attn_mask = attn_mask.float()
+    with _by_onednn():
+        found = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), attn_mask=attn_mask, **more)
+    return found.to(query.dtype)
 
 
 class _ByOneDNN(TorchFunctionMode):
@@ -95,9 +104,8 @@ class _ByOneDNN(TorchFunctionMode):
         if function is F.linear and not kwargs and _fits(*args):
             rows, weight, bias = (*args, None)[:3]
             return _Linear.apply(rows, weight, bias)
-        if function is F.scaled_dot_product_attention and _is_large(args[0] if args else kwargs["query"]):
-            with _by_onednn():
-                return function(*args, **(kwargs or {}))
+        if function is F.scaled_dot_product_attention and len(args) == 3 and _is_large(args[0]):
+            return _attention(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 

