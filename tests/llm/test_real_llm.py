@@ -118,7 +118,7 @@ def test_adapters_and_exported_folder_score_without_this_package(tuned, tmp_path
 
 
 def test_hidden_states_are_those_of_one_sentence_after_the_other(tuned):
-    backbone = Backbone(Export(tuned).dataset.assembly.backbone.folder, "cpu")
+    backbone = Backbone(Export(tuned).dataset.assembly.backbone.folder, "cpu", "float32")
     sentences = [
         "Toy Story is a movie for children.",
         "Ran (1985)",
