@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
 from helpers import written_predictions
 
 from recbole_rella import quick_start, run_recbole_rella
 from recbole_rella.ahead import _written
 
 
-def test_a_run_says_its_rows_and_its_time_first(movies, caplog):
+def test_a_run_says_its_rows_and_its_time_first(movies, own_cache, caplog):
     name, tiny = movies
     caplog.set_level("INFO")
     result = run_recbole_rella("ReLLa", name, config_dict={**tiny, "train_shots": 24, "epochs": 2, "train_history": "mixed"})
@@ -40,6 +41,7 @@ def test_what_is_not_tuned(movies, llms, caplog):
     assert re.search(r"Estimated by \d prompts: validation \d s, the test rows \d s; \d s in all.", caplog.text)
 
 
+@pytest.mark.slow
 def test_the_estimate_changes_no_score(movies, monkeypatch):
     name, tiny = movies
     settings = {**tiny, "train_shots": 40, "learning_rate": 0.01}

@@ -259,6 +259,7 @@ def test_adapters_go_as_lora_where_a_server_takes_them(run, start, quick, llms):
     assert len(server.models) == 2
 
 
+@pytest.mark.slow
 def test_a_server_is_not_given_adapters_that_it_would_scale_otherwise(start, quick, llms, movies):
     """It gives those of DoRA where they are merged into what it serves."""
     name, tiny = movies
