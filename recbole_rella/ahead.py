@@ -4,13 +4,14 @@ import time
 
 import torch
 
+from recbole_rella.atomic.errors import plural
 from recbole_rella.key_rules import MIX, trained_kinds
 
 # How long the estimate may take, unless two prompts take longer, and of how many prompts it is made at most.
 _SECONDS, _PROMPTS = 0.5, 256
 # A tuning step passes forward, backward through frozen weights, and shares fewer beginnings: it takes about so many times the time.
 _TUNING = 3
-_LLMS = {"mini": "the embedded LLM, which is pretrained on the training rows first, unless the cache has it"}
+_MINI = "the embedded LLM, which is pretrained on the training rows first, unless the cache has it"
 
 
 def rows_ahead(config, pool, rows):
@@ -27,10 +28,10 @@ def rows_ahead(config, pool, rows):
     shots, valid, test = rows
     kinds, epochs = trained_kinds(config["train_history"]), config["epochs"]
     samples = f"{shots} of {pool} training rows tune it in {shots * len(kinds)} samples ({' and '.join(kinds)} behaviours)"
-    tuning = f"{samples}, {epochs} epoch{'' if epochs == 1 else 's'}" if epochs else "it is not tuned (epochs: 0)"
+    tuning = f"{samples}, {plural(epochs, 'epoch')}" if epochs else "it is not tuned (epochs: 0)"
     encoder = config["retrieval_encoder"]
     encoder = f"{MIX} ({config['retrieval_mix_encoder']} and collaborative vectors)" if encoder == MIX else encoder
-    llm = _LLMS.get(config["llm"], config["llm"])
+    llm = _MINI if config["llm"] == "mini" else config["llm"]
     evaluated = f"{valid} rows validate it and {test} test it, shown {config['eval_history']} behaviours"
     return f"ReLLa with {llm}: {tuning}; {evaluated}. Items are compared by {encoder}."
 
@@ -62,7 +63,7 @@ def time_ahead(config, model, parts):
     total = epochs * tuning + max(1, epochs) * validating + testing
     each_epoch = f"a tuning epoch {_written(tuning)}, a validation" if epochs else "validation"
     told = f"{each_epoch} {_written(validating)}, the test rows {_written(testing)}; {_written(total)} in all."
-    return f"Estimated by {count} prompt{'' if count == 1 else 's'}: {told}"
+    return f"Estimated by {plural(count, 'prompt')}: {told}"
 
 
 def _written(seconds):

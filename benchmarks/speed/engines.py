@@ -9,6 +9,7 @@ prompts is dropped before each call. CrossEncoder gets texts. Writes results/spe
 
 import argparse
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from benchmarks.speed.measure import in_turn, machine, write
 from benchmarks.speed.scoring import cross_encoder, ours
 from benchmarks.speed.workload import TOP_N, Prompts, make_llm, make_workload, real_llm
+from recbole_rella.engines.engine import two_way
 
 COMMAND = "python -m benchmarks.speed.engines"
 CASES = [("retrieved", 15), ("retrieved", 60), ("top-N", 15)]
@@ -54,8 +56,7 @@ class Vllm:
         """P(yes) of prompts, float [n]; nothing is left of those before."""
         self._engine.reset_prefix_cache()
         found = self._engine.generate([{"prompt_token_ids": prompt} for prompt in ids], self._parameters, use_tqdm=False)
-        yes, no = (np.array([f.outputs[0].logprobs[0][answer].logprob for f in found]) for answer in self._answers)
-        return 1 / (1 + np.exp(no - yes))
+        return two_way(*([f.outputs[0].logprobs[0][answer].logprob for f in found] for answer in self._answers))
 
 
 def cases(prompts, rows):
@@ -100,7 +101,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     known = parser.parse_args()
     name = Path(known.llm).stem if known.llm else "25M"
-    record = {"command": f"{COMMAND} --llm={Path(known.llm).name}" if known.llm else COMMAND, "llm": name, "machine": machine()}
+    given = [argument if not argument.startswith("--llm=") else f"--llm={Path(known.llm).name}" for argument in sys.argv[1:]]
+    record = {"command": " ".join([COMMAND, *given]), "llm": name, "machine": machine()}
     record["cases"] = {}
     with tempfile.TemporaryDirectory() as folder:
         prompts = {k: Prompts(k, folder) for k in sorted({k for _, k in CASES})}

@@ -70,8 +70,8 @@ def _engines(record, _):
         f"## Beside vLLM: {record['llm']}",
         "",
         f"`{record['command']}`. vLLM {record['machine']['versions'].get('vllm', '')} in processes of its own, prefix caching on, "
-        "empty before each call; the same prompt ids, idle otherwise. `slower` is how many times ours of the same dtype the "
-        "seconds are; the difference is to our scores in float32.",
+        "its cache empty before each call; the same prompt ids, idle otherwise. `slower` is how many times ours of the same dtype "
+        "the seconds are; the difference is to our scores in float32.",
         "",
         _row("case", "rows", "tokens a row", "candidate", "rows/s", "slower", "score difference"),
         _row(*["---"] * 7),

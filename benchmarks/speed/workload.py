@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from recbole_rella.config import cache_folder
 from recbole_rella.llm.gguf_file import is_gguf, unpacked
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.quick_start import load_data, make_config, no_command_line
@@ -168,7 +169,7 @@ def make_llm(shape, texts, device, dtype):
 
 def real_llm(path, dtype):
     """A real LLM, a folder or a GGUF file; as `make_llm` gives it, on the CPU, its folder with the weights in `dtype`."""
-    source = unpacked(path, Path.home() / ".cache" / "recbole_rella") if is_gguf(str(path)) else Path(path)
+    source = unpacked(path, cache_folder({"cache_dir": None})) if is_gguf(str(path)) else Path(path)
     folder = Path(tempfile.mkdtemp(prefix="speed-"))
     llm, own = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval(), AutoTokenizer.from_pretrained(source)
     llm.save_pretrained(folder)
