@@ -3,7 +3,7 @@
     python -m benchmarks.history_features [--rows=1000000,25000000] [--output_folder=results]
 
 Synthetic rows in the shape of MovieLens-25M: as many users and items, histories more unequal, one to three of 20 genres an item,
-split 8:1:1 by time. All features that need no item vectors, of every row, on one thread.
+split 8:1:1 by time, liked from 4 on. All features that need no behaviours to be searched for, of every row, on one thread.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from benchmarks.speed.measure import in_turn, machine
 from recbole_rella.data.history import history_names
 from recbole_rella.files import write_json, write_text
 from recbole_rella.key_rules import DEFAULT_HISTORY
+from recbole_rella.retrieval.taste import Taste, taste_arrays
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.history import TEST, TRAIN, VALID, Histories, Rows
 from recbole_rella.rows.item_statistics import ItemStatistics
@@ -46,7 +47,7 @@ def synthetic(n, seed=0):
     train, valid = 8 * n // 10, n // 10
     split = np.repeat(np.array([TRAIN, VALID, TEST], np.int8), [train, valid, n - train - valid])
     genres = [" ".join(map(str, random.choice(GENRES, 1 + place % 3, replace=False))) for place in range(items)]
-    return Rows(user, item, time, rating, None, split), ItemValues.of(genres, " ")
+    return Rows(user, item, time, rating, (rating >= 4).astype(np.int8), split), ItemValues.of(genres, " ")
 
 
 def measured(n):
@@ -57,14 +58,17 @@ def measured(n):
     def statistics():
         made["statistics"] = ItemStatistics.of(rows)
 
+        made["likes"] = ItemStatistics.of(rows, rows.label)
+
+    def vectors():
+        made["taste"] = Taste(**taste_arrays(rows, (int(rows.user.max()) + 1, int(rows.item.max()) + 1)))
+
     def of_rows():
-        features = HistoryFeatures(
-            rows=rows, histories=histories, statistics=made["statistics"], names=NAMES, values={"genre": genres}
-        )
+        features = HistoryFeatures(rows=rows, histories=histories, names=NAMES, values={"genre": genres}, **made)
         found["table"] = features.of_rows(np.arange(n))
 
     costs = {}
-    for stage in (statistics, of_rows):  # one after the other: the features stand on the statistics
+    for stage in (statistics, vectors, of_rows):  # one after the other: the features stand on the others
         began = time.process_time()
         costs[stage.__name__] = in_turn({"stage": stage}, 1)["stage"]
         costs[stage.__name__]["processor"] = time.process_time() - began
@@ -75,11 +79,14 @@ def measured(n):
         "longest history": int(np.diff(histories.start).max()),
         "features": len(NAMES),
         "seconds of item statistics": costs["statistics"]["seconds"],
+        "seconds of item vectors": costs["vectors"]["seconds"],
         "seconds of features": costs["of_rows"]["seconds"],
         "processor seconds of item statistics": costs["statistics"]["processor"],
+        "processor seconds of item vectors": costs["vectors"]["processor"],
         "processor seconds of features": costs["of_rows"]["processor"],
         "MiB of rows and histories": sum(c.nbytes for c in (*vars(rows).values(), histories.row_ids) if c is not None) / 2**20,
         "MiB of item statistics": costs["statistics"]["peak_mib"],
+        "MiB of item vectors": costs["vectors"]["peak_mib"],
         "MiB of features": costs["of_rows"]["peak_mib"],
         "MiB of the table": table.nbytes / 2**20,
         "values that are there": float(np.mean([np.isfinite(column).mean() for column in table.T])),
@@ -97,13 +104,14 @@ def page(record):
         "may run beside it). MiB are what a stage takes at its peak beyond what was there, the table of results included in that",
         "of the features.",
         "",
-        "| rows | longest history | statistics | features | rows a second | rows, histories | statistics | features | table |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| rows | longest history | statistics | vectors | features | rows a second | rows, histories | statistics | vectors "
+        "| features | table |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in record["cases"]:
-        stages = ("item statistics", "features")
+        stages = ("item statistics", "item vectors", "features")
         seconds = [(case[f"processor seconds of {stage}"], case[f"seconds of {stage}"]) for stage in stages]
-        memory = ("rows and histories", "item statistics", "features", "the table")
+        memory = ("rows and histories", "item statistics", "item vectors", "features", "the table")
         lines.append(
             f"| {case['rows']:,} | {case['longest history']:,} | "
             + " | ".join(f"{processor:.1f} s ({clock:.1f} s)" for processor, clock in seconds)

@@ -146,7 +146,7 @@ def counts(value):
 HISTORY_NUMBERS = (
     *(f"user_{of}{last}" for of in ("mean", "residual") for last in ("", "_10", "_30")),
     *("user_last", "user_spread", "user_count", "days_since_last", "item_mean", "item_count"),
-    *("similar_mean", "similar_residual", "alike_residual"),
+    *("similar_mean", "similar_residual", "alike_residual", "tracked_residual", "tracked_label"),
 )
 DEFAULT_HISTORY, MEAN_EMBEDDING = "default", "mean_embedding"
 

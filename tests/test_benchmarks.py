@@ -13,6 +13,7 @@ import yaml
 from benchmarks import history_features, memory, tuned
 from benchmarks.real_llm import __main__ as real_llm
 from benchmarks.speed import engines, measure, page, reading, scoring, scoring_report, training, workload
+from recbole_rella.retrieval.taste import Taste, taste_arrays
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.history import Histories
 from recbole_rella.rows.item_statistics import ItemStatistics
@@ -178,12 +179,14 @@ def test_history_features_of_many_rows_are_those_of_each():
         statistics=ItemStatistics.of(rows),
         names=history_features.NAMES,
         values={"genre": genres},
+        taste=Taste(**taste_arrays(rows, (int(rows.user.max()) + 1, int(rows.item.max()) + 1))),
+        likes=ItemStatistics.of(rows, rows.label),
     )
     some = np.arange(0, 3000, 37)
     each = np.array([features.of(row, rows.item[[row]])[0] for row in some])
     np.testing.assert_allclose(features.of_rows(some), each, rtol=1e-5, atol=1e-5)
     case = history_features.measured(3000)
-    assert case["features"] == len(history_features.NAMES) == 15 and case["values that are there"] > 0.9
+    assert case["features"] == len(history_features.NAMES) == 17 and case["values that are there"] > 0.9
     record = {"command": "x", "machine": {"cpu": "y"}, "cases": [case]}
     assert "| 3,000 |" in history_features.page(record)
 

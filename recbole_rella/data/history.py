@@ -6,6 +6,7 @@ from recbole_rella.files import cached_arrays
 from recbole_rella.key_rules import DEFAULT_HISTORY, HISTORY_NUMBERS, MEAN_EMBEDDING, same_field, text_encoder
 from recbole_rella.keys import affecting
 from recbole_rella.retrieval.rated_alike import RatedAlike, alike_vectors
+from recbole_rella.retrieval.taste import Taste, taste_arrays
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.item_statistics import ItemStatistics, answers_of, training_rows
 
@@ -73,7 +74,7 @@ def history_features(dataset, names, retriever=None, asked_by="history_fields"):
             f"{asked_by}: expected rows with a rating or a label, found neither in {dataset.dataset_name}; name the columns in "
             "RATING_FIELD or LABEL_FIELD and load_col."
         )
-    fields = [field for field in dict.fromkeys(map(same_field, names)) if field]
+    rows, fields = dataset.rows, [field for field in dict.fromkeys(map(same_field, names)) if field]
     loaded = dataset.words["item"].table
     for field in fields:
         if field not in loaded:
@@ -82,22 +83,35 @@ def history_features(dataset, names, retriever=None, asked_by="history_fields"):
                 "Does load_col name it?"
             )
     return HistoryFeatures(
-        rows=dataset.rows,
+        rows=rows,
         histories=dataset.histories,
-        statistics=ItemStatistics.of(dataset.rows),
+        statistics=ItemStatistics.of(rows),
         names=names,
         values={field: dataset.item_values(field) for field in fields},
         similar=None if retriever is None else retriever.weighted,
         alike=_rated_alike(dataset) if "alike_residual" in names else None,
+        taste=_taste(dataset) if any(name.startswith("tracked_") for name in names) else None,
+        likes=ItemStatistics.of(rows, rows.label) if "tracked_label" in names and rows.label is not None else None,
     )
 
 
-def _rated_alike(dataset):
-    """Which items are rated alike, worked out once for all runs on the same rows."""
+def _learned(dataset, kind, make, *more):
+    """Arrays of the training rows, worked out once for all runs on the same rows."""
     rows, shape = dataset.rows, (dataset.user_num, dataset.item_num)
-    parts = rows.user, rows.item, rows.time, answers_of(rows), training_rows(rows), shape
-    made = cached_arrays(cache_folder(dataset.config), "rated-alike", parts, lambda: {"vectors": alike_vectors(rows, shape)})
-    return RatedAlike(rows, dataset.histories, made["vectors"])
+    parts = rows.user, rows.item, rows.time, answers_of(rows), training_rows(rows), shape, *more
+    return cached_arrays(cache_folder(dataset.config), kind, parts, lambda: make(rows, shape))
+
+
+def _rated_alike(dataset):
+    """Which items are rated alike."""
+    made = _learned(dataset, "rated-alike", lambda rows, shape: {"vectors": alike_vectors(rows, shape)})
+    return RatedAlike(dataset.rows, dataset.histories, made["vectors"])
+
+
+def _taste(dataset):
+    """What follows users."""
+    labels = () if dataset.rows.label is None else (dataset.rows.label,)
+    return Taste(**_learned(dataset, "taste", taste_arrays, *labels))
 
 
 def cached_numbers(features, row_ids, folder, retriever=None):
@@ -113,7 +127,7 @@ def cached_numbers(features, row_ids, folder, retriever=None):
         numpy.ndarray: float32 [n, names]; nan where there is no value.
     """
     rows = features.rows
-    columns = [column for column in (rows.user, rows.item, rows.time, answers_of(rows), rows.split) if column is not None]
+    columns = [column for column in (rows.user, rows.item, rows.time, rows.rating, rows.label, rows.split) if column is not None]
     values = [array for field in features.values.values() for array in (field.start, field.values)]
     vectors = (retriever.vectors, retriever.k, retriever.metric) if features.searches else ()
     parts = (features.names, row_ids, *columns, *values, *vectors)

@@ -6,8 +6,8 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.preprocessing import normalize
 
 
-def item_factors(users, items, entries, shape, size):
-    """Vectors of items by a truncated SVD (scikit-learn).
+def factors(users, items, entries, shape, size):
+    """Vectors of items by a truncated SVD (scikit-learn), as long as it makes them.
 
     Args:
         users, items (numpy.ndarray): columns and rows of the matrix, int [n].
@@ -16,9 +16,14 @@ def item_factors(users, items, entries, shape, size):
         size (int): numbers of a vector; fewer where there are not as many users or items.
 
     Returns:
-        numpy.ndarray: float32 [items, size], unit vectors; zeros for items without an entry.
+        numpy.ndarray: float64 [items, size]; zeros for items without an entry.
     """
     matrix = coo_array((entries, (items, users)), shape=shape[::-1]).tocsr()
     vectors = TruncatedSVD(max(1, min(size, min(shape) - 1)), random_state=0).fit_transform(matrix)
     vectors[np.bincount(items, minlength=shape[1]) == 0] = 0.0  # but for rounding they are that
-    return normalize(vectors).astype(np.float32)
+    return vectors
+
+
+def item_factors(users, items, entries, shape, size):
+    """The same as unit vectors, float32 [items, size]; arguments as for `factors`."""
+    return normalize(factors(users, items, entries, shape, size)).astype(np.float32)

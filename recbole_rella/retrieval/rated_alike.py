@@ -42,6 +42,21 @@ def residual_vectors(users, items, residuals, shape, size=32):
     return item_factors(users, items, residuals / np.sqrt(counts[items] + _SHRINKAGE), shape, size)
 
 
+def without_each_fold(rows):
+    """Training rows without those of each fold of users, and all of them.
+
+    Args:
+        rows (Rows): all rows, with their split.
+
+    Yields:
+        numpy.ndarray: row_ids, int [n], ascending; FOLDS + 1 times.
+    """
+    learned = training_rows(rows)
+    for fold in range(FOLDS):
+        yield np.flatnonzero(learned & (rows.user % FOLDS != fold))
+    yield np.flatnonzero(learned)
+
+
 def alike_vectors(rows, shape):
     """The vectors without each fold of users, and those of all of them, of the training rows.
 
@@ -52,16 +67,15 @@ def alike_vectors(rows, shape):
     Returns:
         numpy.ndarray: float32 [FOLDS + 1, items, D]; the last are those of all users.
     """
-    learned, answers = training_rows(rows), answers_of(rows)
+    answers = answers_of(rows)
 
-    def without(fold):
-        kept = np.flatnonzero(learned if fold is None else learned & (rows.user % FOLDS != fold))
+    def among(kept):
         items, times, said = rows.item[kept], rows.time[kept], answers[kept].astype(np.float64)
         residuals = ItemStatistics(items, times, said).residuals(items, times, said)
         known = ~np.isnan(residuals)
         return residual_vectors(rows.user[kept][known], items[known], residuals[known], shape)
 
-    return np.stack([without(fold) for fold in (*range(FOLDS), None)])
+    return np.stack([among(kept) for kept in without_each_fold(rows)])
 
 
 @dataclass(frozen=True, eq=False)

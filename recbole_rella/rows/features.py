@@ -1,9 +1,9 @@
 """What a row's history says in numbers: what a prompt tells, for models that read numbers. Plain numpy.
 
 A number of a row is made of the row's own history (see history.py) and of training rows, and of nothing else (law 1). A training
-row takes from the other training rows those of a strictly earlier time alone, as it would stand among them itself otherwise (which
-items are rated alike, it takes from those of other users); a row that is evaluated takes all of them. Answers are ratings, or
-labels where the data set has no ratings.
+row takes from the other training rows those of a strictly earlier time alone, as it would stand among them itself otherwise (how
+items differ and which are rated alike, it takes from those of other users); a row that is evaluated takes all of them. Answers are
+ratings, or labels where the data set has no ratings.
 
 | name | of a row |
 |---|---|
@@ -14,6 +14,7 @@ labels where the data set has no ratings.
 | item_mean, item_count | shrunk mean and number of the training rows' answers to the target |
 | similar_mean, similar_residual | mean over the K behaviours closest to the target, weighted by closeness: SUBR in one number |
 | alike_residual | the same over the behaviours whose items are rated most like the target (retrieval/rated_alike.py), shrunk to 0 |
+| tracked_residual, tracked_label | answer and label that are expected, above the item's means: a Kalman filter over the past |
 | same_F_mean, same_F_residual, same_F_count | over behaviours that share values of item field F with the target, by how many |
 """
 
@@ -26,12 +27,14 @@ from recbole_rella.key_rules import same_field
 from recbole_rella.rows.history import NO_SPLIT, TRAIN, Histories, Rows
 from recbole_rella.rows.item_statistics import ItemStatistics, answers_of
 from recbole_rella.rows.item_values import ItemValues
+from recbole_rella.rows.kalman import LIKED, RATED
 
 _DAY = 86_400
 # Rows of users, and rows whose retrieved behaviours are looked at, that are worked on at a time.
 _ROWS, _SEARCHED = 2**20, 2**16
 # As how much likeness a 0 counts among what is said of items rated alike: little of it tells little.
 _ALIKE = 1.0
+_TRACKED = {"tracked_residual": RATED, "tracked_label": LIKED}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,6 +49,8 @@ class HistoryFeatures:
         similar (callable or None): for similar_*: takes row_ids and item ids, int [n] each, and returns the row_ids of the
             behaviours that are closest to them, int [n, K], -1 where there are fewer, and their weights, float [n, K], at least 0.
         alike (RatedAlike or None): for alike_residual: its `weighted` gives the same, of behaviours whose items are rated alike.
+        taste (Taste or None), likes (ItemStatistics or None): for tracked_*: what follows users (retrieval/taste.py), and the
+            labels of the training rows, where there are any.
         now (numpy.ndarray or None): where the rows are requests, which come after all training rows: the time of each, float
             [rows], nan where it is not known. None: they are rows of the data set.
     """
@@ -57,6 +62,8 @@ class HistoryFeatures:
     values: Mapping[str, ItemValues] = field(default_factory=dict)
     similar: Callable | None = None
     alike: object | None = None
+    taste: object | None = None
+    likes: ItemStatistics | None = None
     now: np.ndarray | None = None
 
     @property
@@ -90,6 +97,12 @@ class HistoryFeatures:
     def _said(self, rows):
         answers = answers_of(self.rows)
         return np.full(len(rows), np.nan) if answers is None else answers[rows].astype(np.float64)
+
+    def _label_residuals(self, rows):
+        """By how much the labels of rows lie above their items', float64 [n]; nan for what is not known."""
+        if self.likes is None:
+            return np.full(len(rows), np.nan)
+        return self.likes.residuals(self.rows.item[rows], self.rows.time[rows], self.rows.label[rows].astype(np.float64))
 
     # Many rows at once.
 
@@ -134,8 +147,10 @@ class HistoryFeatures:
     def _columns(self, past):
         """Name and numbers, for each name that is made of sums over the past."""
         for name in self.names:
-            if not name.startswith(("similar_", "alike_", "same_")):
+            if not name.startswith(("similar_", "alike_", "tracked_", "same_")):
                 yield name, past.number(name)
+            elif name in _TRACKED:
+                yield name, past.tracked(_TRACKED[name])
         for item_field in self._fields():
             found = past.same(self.values[item_field])
             for name in self.names:
@@ -189,6 +204,10 @@ class HistoryFeatures:
         if self._wants("item_"):
             known |= {"item_mean": self.statistics.mean(targets, until), "item_count": self.statistics.count(targets, until)}
         known |= self._searched(np.full(len(targets), row), targets)
+        for name in filter(_TRACKED.__contains__, self.names):
+            said = residuals if _TRACKED[name] == RATED else self._label_residuals(history)
+            of_row = columns.user[row], columns.item[history], said, targets, not self._reads_all(columns.split[row])
+            known[name] = self.taste.expected_of(_TRACKED[name], *of_row)
         for item_field in self._fields():
             values = self.values[item_field]
             places, value = values.pairs(columns.item[history])
@@ -265,7 +284,8 @@ class _Past:
         self.answers = features._said(self.seen)
         means, counts = features.statistics.mean_and_count(columns.item[self.seen], columns.time[self.seen])
         self.residuals = self.answers - means
-        if features._reads_all(split):
+        self.trains = not features._reads_all(split)
+        if not self.trains:
             self.of_items = features.statistics.mean_and_count(columns.item[self.row_ids])
         else:
             self.of_items = means[self.here], counts[self.here]
@@ -295,6 +315,12 @@ class _Past:
         around = self.answers - self.answers[self.first]
         (sums, counts), (squares, _) = (_Sums(values).between(self.begin, self.here) for values in (around, around**2))
         return np.sqrt(np.maximum(_quotient(squares, counts) - _quotient(sums, counts) ** 2, 0.0))
+
+    def tracked(self, kind):
+        """What the filter expects of the rows that are asked for, float64 [n]."""
+        columns, taste = self.features.rows, self.features.taste
+        said = self.residuals if kind == RATED else self.features._label_residuals(self.seen)
+        return taste.expected(kind, columns.user[self.seen], columns.item[self.seen], said, self.trains)[self.here]
 
     def same(self, values):
         """Sums over the behaviours that share values of a field with the row's item: mean, residual, count -> float [n].

@@ -85,14 +85,15 @@ class ItemStatistics:
         self._sums_before = _cumulative(np.bincount(ranks, weights=self.answers, minlength=self._step - 1))
 
     @classmethod
-    def of(cls, rows):
+    def of(cls, rows, answers=None):
         """Those of a data set.
 
         Args:
             rows (Rows): with their split.
+            answers (numpy.ndarray, optional): of all rows, [rows], in the place of `answers_of`.
         """
-        learned = training_rows(rows)
-        return cls(rows.item[learned], rows.time[learned], answers_of(rows)[learned])
+        learned, answers = training_rows(rows), answers_of(rows) if answers is None else answers
+        return cls(rows.item[learned], rows.time[learned], answers[learned])
 
     def seen_by(self, places):
         """The same statistics for whoever numbers items in another way; see `places`."""

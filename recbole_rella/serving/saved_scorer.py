@@ -27,6 +27,7 @@ from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.prompt.words import Words
 from recbole_rella.retrieval.encoder import make_encoder
 from recbole_rella.retrieval.item_space import ItemSpace, MixedSpace
+from recbole_rella.retrieval.taste import Taste
 from recbole_rella.rows.item_statistics import ItemStatistics
 from recbole_rella.run_folder import ADAPTER, LLM
 from recbole_rella.serving.catalogue import Catalogue
@@ -34,7 +35,7 @@ from recbole_rella.serving.soft_requests import SoftRequests
 from recbole_rella.version import VERSION
 
 _SCORER, _CATALOGUE = "scorer.json", "catalogue.npz"
-_STATISTICS = ("items", "times", "answers")
+_STATISTICS, _TASTE = ("items", "times", "answers"), ("vectors", "deviations")
 
 
 class ScorerError(RellaError):
@@ -73,10 +74,13 @@ def save(scorer, folder):
         if parts.soft is not None:
             parts.soft.module.save(temporary / ADAPTER)
             arrays |= {} if parts.soft.table is None else {"soft.table": parts.soft.table}
-        if parts.statistics is not None:
-            arrays |= {f"statistics.{name}": getattr(parts.statistics, name) for name in _STATISTICS}
+        for kind in ("statistics", "likes"):
+            if (statistics := getattr(parts, kind)) is not None:
+                arrays |= {f"{kind}.{name}": getattr(statistics, name) for name in _STATISTICS}
         if parts.alike is not None:
             arrays["alike"] = parts.alike
+        if parts.taste is not None:
+            arrays |= {f"taste.{name}": getattr(parts.taste, name)[-1:] for name in _TASTE}
         np.savez(temporary / _CATALOGUE, item_ids=catalogue.item_ids.astype(str), **arrays)
         llm = LLM if is_embedded else str(backbone.folder.resolve()) if backbone.folder else backbone.path
         if is_gguf(config["llm"]):  # whose folder is this machine's cache
@@ -166,7 +170,10 @@ def load(folder, device=None, engine=MappingProxyType({})):
         space = ItemSpace(arrays["sentences"].tolist(), encoder, settings["retrieval_pca_dim"], of_text, made)
         if collaborative is not None:
             space = MixedSpace(space, collaborative, settings["retrieval_mix"], metric)
-    kept = [f"statistics.{name}" for name in _STATISTICS]
+
+    def kept(kind, make, names):
+        return make(*(arrays[f"{kind}.{name}"] for name in names)) if f"{kind}.{names[0]}" in arrays else None
+
     llm, soft = PeftModel.from_pretrained(backbone.model, folder / ADAPTER).eval(), None
     if saved["soft"] is not None:
         soft = SoftRequests.saved(llm, saved["soft"], arrays.get("soft.table"), folder / ADAPTER)
@@ -181,8 +188,10 @@ def load(folder, device=None, engine=MappingProxyType({})):
         "answer_ids": tuple(saved["answer_ids"]),
         "device": device,
         "soft": soft,
-        "statistics": ItemStatistics(*(arrays[name] for name in kept)) if kept[0] in arrays else None,
+        "statistics": kept("statistics", ItemStatistics, _STATISTICS),
+        "likes": kept("likes", ItemStatistics, _STATISTICS),
         "alike": arrays.get("alike"),
+        "taste": kept("taste", Taste, _TASTE),
     }
 
 

@@ -27,6 +27,7 @@ from recbole_rella.quick_start import load_rella
 from recbole_rella.retrieval.item_space import ItemSpace, MixedSpace
 from recbole_rella.retrieval.rated_alike import RatedAlike
 from recbole_rella.retrieval.retriever import Retriever
+from recbole_rella.retrieval.taste import Taste
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.fields import KINDS
 from recbole_rella.rows.history import NO_SPLIT, Histories, Rows
@@ -65,6 +66,7 @@ class Parts:
         item_space (ItemSpace, MixedSpace or None): None where nothing is retrieved.
         statistics (ItemStatistics or None): of the training rows; None where prompts print no numbers of the history.
         alike (numpy.ndarray or None): vectors of items rated alike, float32 [items, D]; None where no number is made of them.
+        taste (Taste or None), likes (ItemStatistics or None): as `HistoryFeatures` has them.
         llm (PeftModel): with the adapters of the run, in evaluation mode.
         answer_ids (tuple of int): tokens of the positive and of the negative answer.
         device (torch.device): of the LLM.
@@ -83,6 +85,8 @@ class Parts:
     soft: SoftRequests | None = None
     statistics: ItemStatistics | None = None
     alike: np.ndarray | None = None
+    taste: Taste | None = None
+    likes: ItemStatistics | None = None
 
 
 def _numbers(prompter):
@@ -133,6 +137,8 @@ class Scorer:
             soft=None if model.rellax is None else SoftRequests.of(model.rellax, assembly.prompter.soft),
             statistics=next((features.statistics for features in numbers), None),
             alike=next((features.alike.vectors[-1] for features in numbers if features.alike is not None), None),
+            taste=next((features.taste for features in numbers if features.taste is not None), None),
+            likes=next((features.likes for features in numbers if features.likes is not None), None),
         )
         return cls(parts, config, dataset)
 
@@ -363,6 +369,8 @@ class Scorer:
             values=values,
             similar=None if retriever is None else retriever.weighted,
             alike=None if self.parts.alike is None else RatedAlike.of_requests(rows, histories, self.parts.alike, places),
+            taste=None if self.parts.taste is None else self.parts.taste.of_requests(places),
+            likes=None if self.parts.likes is None else self.parts.likes.seen_by(places),
             now=now,
         )
 

@@ -214,7 +214,7 @@ def test_law_1_nothing_fitted_sees_held_out_answers(movies, buckets):
     _, second, after = build(movies, **wanted)
     assert (first.rows.rating != second.rows.rating).sum() > 10
     columns = [column for column in before[0].inter_feat.columns if column.startswith("history.")]
-    assert len(columns) == 18 + 2
+    assert len(columns) == 20 + 2
     for ours, theirs in zip(before[:2], after[:2]):
         for column in columns:
             assert torch.equal(ours.inter_feat[column], theirs.inter_feat[column]), column

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_rella.key_rules import HISTORY_NUMBERS
+from recbole_rella.retrieval.rated_alike import FOLDS
+from recbole_rella.retrieval.taste import Taste
 from recbole_rella.rows import features
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
@@ -20,6 +22,11 @@ GENRES = ["", "drama", "war drama", "war war comedy", "comedy drama war"]
 NAMES = (*HISTORY_NUMBERS, "same_genre_mean", "same_genre_residual", "same_genre_count", "same_title_mean")
 TITLES = ["", "a", "b", "b", "c"]
 CLOSENESS = np.array([[0.0, 0.3, 0.1, 0.9, 0.5]] * ITEMS) + np.arange(ITEMS)[:, None] / 10
+# Of items, through each fold of users and through all; deviations of ratings and of labels.
+TASTE = Taste(
+    np.random.default_rng(0).normal(0, 0.3, (FOLDS + 1, ITEMS, 2)).astype(np.float32),
+    np.array([[1.0, 0.5], [1.2, 0.4], [0.9, 0.45], [1.1, 0.5], [1.3, 0.55], [1.05, 0.48]]),
+)
 
 
 class Closest:
@@ -49,6 +56,8 @@ def make(rows, names=NAMES, **more):
         values=values,
         similar=Closest(rows, histories, CLOSENESS).weighted,
         alike=Closest(rows, histories, CLOSENESS.T, 4),
+        taste=TASTE,
+        likes=ItemStatistics.of(rows, rows.label),
         **more,
     )
 
@@ -75,6 +84,22 @@ def data_sets(draw, min_size=1):
 
 def plain_answer(rows, row):
     return float(rows.label[row] if rows.rating is None else rows.rating[row])
+
+
+def plain_tracked(rows, row, target, residuals, kind):
+    """The filter of rows/kalman.py, behaviour by behaviour, for what is known."""
+    trains = rows.split[row] in (TRAIN, NO_SPLIT)
+    through = rows.user[row] % FOLDS if trains else FOLDS
+    seen, deviation = lambda item: np.append(1.0, TASTE.vectors[through, item]), TASTE.deviations[through, kind]
+    x, first = np.zeros(3), np.diag([0.15, 1.0, 1.0])
+    covariance = first.copy()
+    for item, residual in residuals:
+        if not np.isnan(residual):
+            gain = covariance @ seen(item) / (seen(item) @ covariance @ seen(item) + 0.8)
+            x = x + gain * (residual / deviation - seen(item) @ x)
+            covariance = covariance - np.outer(gain, covariance @ seen(item))
+        covariance = covariance + 0.03 * first
+    return seen(target) @ x * deviation
 
 
 def plain_training(rows):
@@ -120,6 +145,11 @@ def plain(rows, row, target):
     known = [(value, weight) for value, weight in zip(residuals[-4:], alike) if not np.isnan(value)]
     weight = 1 + sum(weight for _, weight in known)
     found["alike_residual"] = sum(v * w for v, w in known) / weight if known else np.nan
+    liked = replace(rows, rating=None)
+    own_past = [(rows.item[r], residual) for r, residual in zip(past, residuals)]
+    found["tracked_residual"] = plain_tracked(rows, row, target, own_past, 0)
+    own_past = [(rows.item[r], plain_answer(liked, r) - plain_item(liked, rows.item[r], rows.time[r])[0]) for r in past]
+    found["tracked_label"] = plain_tracked(rows, row, target, own_past, 1)
     shared = [len(set(GENRES[target].split()) & set(GENRES[rows.item[r]].split())) for r in past]
     found["same_genre_mean"], found["same_genre_residual"] = plain_mean(answers, shared), plain_mean(residuals, shared)
     found["same_genre_count"] = sum(shared)

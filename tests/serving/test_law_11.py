@@ -30,6 +30,8 @@ NUMBERS = (
     *("history.user_mean", "history.user_mean_10", "history.user_residual", "history.user_residual_30", "history.user_last"),
     *("history.user_spread", "history.user_count", "history.days_since_last", "history.similar_mean", "history.similar_residual"),
     "history.alike_residual",
+    "history.tracked_residual",
+    "history.tracked_label",
     *("history.same_class_mean", "history.same_class_residual", "history.same_class_count", "history.same_release_year_mean"),
     *("target.mean_rating", "target.count"),
 )
@@ -77,6 +79,7 @@ def scorer_of(dataset):
         settings=config, texts=assembly.texts, catalogue=Catalogue.of(dataset), tokenizer=assembly.prompter.tokenizer,
         max_tokens=assembly.prompter.max_tokens, item_space=assembly.item_space, llm=None, answer_ids=assembly.answer_ids,
         device=config["device"], statistics=features and features.statistics, alike=features and features.alike.vectors[-1],
+        taste=features and features.taste, likes=features and features.likes,
     )  # fmt: skip
     return Scorer(parts)
 

@@ -50,7 +50,7 @@ def test_numbers_of_the_history_go_along(movies, tmp_path):
     layout = tmp_path / "layout.jinja"
     layout.write_text(
         "{{ profile }}\n{{ history.user_residual }} {{ history.similar_mean }} {{ history.alike_residual }} "
-        "{{ history.same_class_mean }} "
+        "{{ history.tracked_residual }} {{ history.tracked_label }} {{ history.same_class_mean }} "
         "{{ target.mean_rating }} {{ target.count }}\n{% for b in behaviours %}{{ b.text }}: {{ b.answer }}, {{ b.rating }}\n"
         "{% endfor %}{{ target.text }}:"
     )
