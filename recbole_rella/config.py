@@ -96,6 +96,12 @@ def cache_folder(config):
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recbole_rella"
 
 
+def scores_rows(config, *parts):
+    """Whether parts (valid, test; by default both) are scored about their rows' own items, and no others: the mode labeled."""
+    modes = config["eval_args"]["mode"]
+    return all(modes[part] == "labeled" for part in parts or ("valid", "test"))
+
+
 def chat_template(prompt_chat):
     """The text of the chat template that prompt_chat names, shipped with the package or the user's own; None for the modes."""
     path = Path(prompt_chat).expanduser()

@@ -11,6 +11,7 @@ import numpy as np
 from recbole.utils import get_local_time
 
 from recbole_rella import processes
+from recbole_rella.config import scores_rows
 from recbole_rella.metrics import why_not_measurable
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.run_folder import CHECKPOINT, begin_run
@@ -61,7 +62,7 @@ class KeepsPredictions:
 
     def _warn_of_unmeasurable(self, valid_data):
         """Tell before training, not after it, that the best epoch cannot be chosen."""
-        if not valid_data or self.config["eval_args"]["mode"]["valid"] != "labeled":
+        if not valid_data or not scores_rows(self.config, "valid"):
             return
         rows = valid_data._dataset.inter_feat
         labels, users = (rows[self.config[field]].numpy() for field in ("LABEL_FIELD", "USER_ID_FIELD"))

@@ -30,6 +30,7 @@ from recbole_rella.config import (
     is_rella,
     model_names,
     no_command_line,
+    scores_rows,
 )
 from recbole_rella.data.crm import learned_kinds, write_vectors
 from recbole_rella.data.dataset import ReLLaDataset
@@ -163,8 +164,7 @@ def _run(config, saved, verbose, callback=None, rivals=False):
     model = _make_model(config, loaders)
     train_data, valid_data, test_data = loaders
     logger.info(model)
-    labeled = config["eval_args"]["mode"] == {"valid": "labeled", "test": "labeled"}
-    if verbose and isinstance(dataset, ReLLaDataset) and model.engine is None and labeled and processes.count() == 1:
+    if verbose and isinstance(dataset, ReLLaDataset) and model.engine is None and scores_rows(config) and processes.count() == 1:
         logger.info(time_ahead(config, model, [loader._dataset for loader in loaders]))
     prepared = time.monotonic()
     trainer_class = get_trainer(config["MODEL_TYPE"], config["model"])
@@ -229,7 +229,7 @@ def _measured(dataset, loaders, trainer, result, seconds):
     predictions, rows = trainer.predictions, dataset.rows
     row_id, scores = predictions["row_id"], predictions["score"]
     # Scores of sampled candidates have no row.
-    if len(row_id) and dataset.config["eval_args"]["mode"]["test"] == "labeled":
+    if len(row_id) and scores_rows(dataset.config, "test"):
         if not np.array_equal(np.sort(row_id), np.sort(row_ids["test"])):
             raise RuntimeError(f"The {len(row_id)} scored rows are not the {len(row_ids['test'])} test rows: please report this.")
         write_predictions(trainer.run_folder, dataset, predictions)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recbole_rella.config import cache_folder, chat_template
+from recbole_rella.config import cache_folder, chat_template, scores_rows
 from recbole_rella.data.crm import Crm
 from recbole_rella.data.history import history_features
 from recbole_rella.data.materials import (
@@ -157,9 +157,8 @@ def assemble(dataset, parts):
         row_texts.text(row, rows.item[row], row_texts.recent(row))
 
     sentences = item_sentences(dataset, template)
-    ranks_candidates = config["eval_args"]["mode"] != {"valid": "labeled", "test": "labeled"}
     searches_all = by_closeness or (numbers is not None and numbers.searches)
-    retrieves = len(retrieved_rows) > 0 or ranks_candidates or searches_all
+    retrieves = len(retrieved_rows) > 0 or not scores_rows(config) or searches_all
     retrieval = Retrieval(dataset, sentences, used_rows if searches_all else retrieved_rows) if retrieves else None
 
     told = found_by = None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_rella.config import scores_rows
 from recbole_rella.rows.fields import BEHAVIOUR_COLUMNS, BEHAVIOURS_FOR, ROW_ID
 from recbole_rella.rows.history import Rows
 from recbole_rella.rows.item_statistics import answers_of
@@ -106,8 +107,8 @@ class BehaviourTransform:
     """
 
     def __init__(self, config):
-        self._labeled = all(mode == "labeled" for mode in config["eval_args"]["mode"].values())
+        self._scores_rows = scores_rows(config)
         self._item = config["ITEM_ID_FIELD"]
 
     def __call__(self, dataset, interaction):
-        return with_behaviours(dataset.behaviours, interaction, self._item) if self._labeled else interaction
+        return with_behaviours(dataset.behaviours, interaction, self._item) if self._scores_rows else interaction

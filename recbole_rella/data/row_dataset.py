@@ -13,6 +13,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_rella.atomic.errors import DatasetError, plural
+from recbole_rella.config import scores_rows
 from recbole_rella.data.answers import Answers
 from recbole_rella.data.atomic_files import ReadsAtomicFiles
 from recbole_rella.data.filters import CountsFilteredRows
@@ -191,8 +192,7 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
 
     def _split(self):
         """Train, valid and test: those of split_file, or as eval_args says."""
-        labeled = "labeled" in self.config["eval_args"]["mode"].values()
-        if labeled and self.rows.label is None:
+        if self.rows.label is None and any(scores_rows(self.config, part) for part in ("valid", "test")):
             raise DatasetError(
                 f"LABEL_FIELD: expected a label in every row, found {self.columns_of('inter')[0]}; set threshold, "
                 f"for example {{'rating': 4}}, or give the data set a float field {self.label_field!r} of 0 and 1."

@@ -7,6 +7,7 @@ import recbole.data.dataset
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils import InputType, ModelType
 
+from recbole_rella.config import scores_rows
 from recbole_rella.data.history import HistoryError
 from recbole_rella.data.history_columns import add_history_columns
 from recbole_rella.data.row_dataset import KeepsRows, RowDataset, hide_answers
@@ -82,7 +83,7 @@ def check_history(config):
         raise HistoryError(
             f"history_fields: expected numbers for {config['model']}, found {MEAN_EMBEDDING}, which is for models that embed."
         )
-    if any(mode != "labeled" for mode in config["eval_args"]["mode"].values()):
+    if not scores_rows(config):
         raise HistoryError(
             "history_fields: expected eval_args with the mode labeled, as the columns of a row tell of its own item, found "
             f"{config['eval_args']['mode']}, in which other items stand in its place."

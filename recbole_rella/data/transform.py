@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_rella.config import scores_rows
 from recbole_rella.llm.scoring import pad
 from recbole_rella.rows.fields import KIND, PROMPT_DROPPED, PROMPT_IDS, PROMPT_ITEM, PROMPT_LENGTH, PROMPT_VECTORS, ROW_ID
 
@@ -29,12 +30,11 @@ class PromptTransform:
     """
 
     def __init__(self, config):
-        modes = config["eval_args"]["mode"].values()
-        self._labeled = all(mode == "labeled" for mode in modes)
+        self._scores_rows = scores_rows(config)
         self._item = config["ITEM_ID_FIELD"]
 
     def __call__(self, dataset, interaction):
-        return with_prompts(dataset.assembly.prompter, interaction, self._item) if self._labeled else interaction
+        return with_prompts(dataset.assembly.prompter, interaction, self._item) if self._scores_rows else interaction
 
 
 def with_prompts(prompter, interaction, item_field):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from recbole.utils import init_seed
 
+from recbole_rella.config import scores_rows
 from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.experiments.plan import (
     check_settings,
@@ -72,7 +73,7 @@ def make_experiment(entries, dataset=None, config_file_list=None, config_dict=No
     more = with_bias(entries) if bias else entries
     base = make_base(more, dataset, config_file_list, config_dict)
     entries = more if base["with_bias"] else entries
-    if base["eval_args"]["mode"] != {"valid": "labeled", "test": "labeled"}:
+    if not scores_rows(base):
         raise ConfigError(
             f"eval_args: expected the mode labeled, in which every model scores the same rows, found {base['eval_args']}."
         )
