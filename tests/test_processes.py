@@ -95,7 +95,8 @@ def one(settings, monkeypatch):
 def equal_runs(one, other, losses, tolerance=1e-5):
     """The run of several processes trained and scored as that of one."""
     for rank in (0, 1):
-        np.testing.assert_allclose(json.loads(Path(f"losses-2-{rank}.json").read_text()), losses, atol=tolerance)
+        # Losses are sums of several units, in float32: their rounding goes with their size.
+        np.testing.assert_allclose(json.loads(Path(f"losses-2-{rank}.json").read_text()), losses, rtol=tolerance, atol=tolerance)
     first, second = (json.loads((folder / "metrics.json").read_text()) for folder in (one, other))
     assert first["row_ids"] == second["row_ids"] and first["best_epoch"] == second["best_epoch"]
     assert first["test_exact"]["auc"] == second["test_exact"]["auc"] and first["test"]["auc"] == second["test"]["auc"]
