@@ -57,7 +57,6 @@ def measured(n):
 
     def statistics():
         made["statistics"] = ItemStatistics.of(rows)
-
         made["likes"] = ItemStatistics.of(rows, rows.label)
 
     def vectors():

@@ -18,8 +18,11 @@ def factors(users, items, entries, shape, size):
     Returns:
         numpy.ndarray: float64 [items, size]; zeros for items without an entry.
     """
+    size = max(1, min(size, min(shape) - 1))
+    if not np.any(entries):  # the SVD of nothing divides by its variance
+        return np.zeros((shape[1], size))
     matrix = coo_array((entries, (items, users)), shape=shape[::-1]).tocsr()
-    vectors = TruncatedSVD(max(1, min(size, min(shape) - 1)), random_state=0).fit_transform(matrix)
+    vectors = TruncatedSVD(size, random_state=0).fit_transform(matrix)
     vectors[np.bincount(items, minlength=shape[1]) == 0] = 0.0  # but for rounding they are that
     return vectors
 

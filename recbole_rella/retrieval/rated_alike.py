@@ -36,8 +36,6 @@ def residual_vectors(users, items, residuals, shape, size=32):
     Returns:
         numpy.ndarray: float32 [items, size], unit vectors; zeros for items of which nothing is said.
     """
-    if not np.any(residuals):  # the SVD of nothing divides by its variance
-        return np.zeros((shape[1], max(1, min(size, min(shape) - 1))), dtype=np.float32)
     counts = np.bincount(items, minlength=shape[1])
     return item_factors(users, items, residuals / np.sqrt(counts[items] + _SHRINKAGE), shape, size)
 
@@ -57,6 +55,21 @@ def without_each_fold(rows):
     yield np.flatnonzero(learned)
 
 
+def residuals_among(rows, kept, answers):
+    """By how much answers of rows lie above what their items had got before, among these rows alone.
+
+    Args:
+        rows (Rows): all rows.
+        kept (numpy.ndarray): row_ids, int [n].
+        answers (numpy.ndarray): of all rows, [rows].
+
+    Returns:
+        numpy.ndarray: float64 [n]; nan where there is none of them before.
+    """
+    items, times, said = rows.item[kept], rows.time[kept], answers[kept].astype(np.float64)
+    return ItemStatistics(items, times, said).residuals(items, times, said)
+
+
 def alike_vectors(rows, shape):
     """The vectors without each fold of users, and those of all of them, of the training rows.
 
@@ -70,10 +83,9 @@ def alike_vectors(rows, shape):
     answers = answers_of(rows)
 
     def among(kept):
-        items, times, said = rows.item[kept], rows.time[kept], answers[kept].astype(np.float64)
-        residuals = ItemStatistics(items, times, said).residuals(items, times, said)
+        residuals = residuals_among(rows, kept, answers)
         known = ~np.isnan(residuals)
-        return residual_vectors(rows.user[kept][known], items[known], residuals[known], shape)
+        return residual_vectors(rows.user[kept][known], rows.item[kept][known], residuals[known], shape)
 
     return np.stack([among(kept) for kept in without_each_fold(rows)])
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_rella.retrieval.factors import factors
-from recbole_rella.retrieval.rated_alike import FOLDS, without_each_fold
-from recbole_rella.rows.item_statistics import ItemStatistics, answers_of
+from recbole_rella.retrieval.rated_alike import FOLDS, residuals_among, without_each_fold
+from recbole_rella.rows.item_statistics import answers_of
 from recbole_rella.rows.kalman import LIKED, RATED, followed
 
 # As many directions; by how many answers an item's vector and a user's mean are shrunk; the length of an item's vector, as the root
@@ -19,8 +19,6 @@ _SIZE, _SHRINKAGE, _OF_USERS, _LENGTH = 8, 60.0, 3.0, 0.2
 
 
 def _vectors(users, items, residuals, shape):
-    if not np.any(residuals):  # the SVD of nothing divides by its variance
-        return np.zeros((shape[1], _SIZE), dtype=np.float32)
     of_users = np.bincount(users, residuals, shape[0]) / (np.bincount(users, minlength=shape[0]) + _OF_USERS)
     counts = np.bincount(items, minlength=shape[1])
     vectors = factors(users, items, (residuals - of_users[users]) / np.sqrt(counts[items] + _SHRINKAGE), shape, _SIZE)
@@ -43,15 +41,13 @@ def taste_arrays(rows, shape):
     """
     made = {"vectors": [], "deviations": []}
     for kept in without_each_fold(rows):
-        users, items, times = rows.user[kept], rows.item[kept], rows.time[kept]
         deviations = []
         for kind, answers in ((RATED, answers_of(rows)), (LIKED, rows.label)):
-            said = np.zeros(len(kept)) if answers is None else answers[kept].astype(np.float64)
-            residuals = ItemStatistics(items, times, said).residuals(items, times, said)
+            residuals = np.zeros(len(kept)) if answers is None else residuals_among(rows, kept, answers)
             known = ~np.isnan(residuals)
             deviations.append((residuals[known].std() if known.any() else 0.0) or 1.0)
             if kind == RATED:
-                made["vectors"].append(_vectors(users[known], items[known], residuals[known], shape))
+                made["vectors"].append(_vectors(rows.user[kept][known], rows.item[kept][known], residuals[known], shape))
         made["deviations"].append(deviations)
     return {name: np.stack(arrays) for name, arrays in made.items()}
 
