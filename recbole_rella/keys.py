@@ -106,6 +106,7 @@ KEYS = {
     "history_size": Key(rules.integer(0), ("retrieval", "prompts")),
     "history_recent_size": Key(rules.integer(0), ("prompts",), of=_RELLA),
     "history_order": Key(rules.one_of("time", "recent_last", "similarity", "similarity_reversed"), ("prompts",), of=_RELLA),
+    "history_window": Key(rules.one_of("latest", "anchored"), ("prompts",), of=_RELLA),
     "category_field": Key(rules.optional_text, ("training", "evaluation")),
     "history_fields": Key(rules.history_fields, ("training",)),
     "history_buckets": Key(rules.buckets, ("training",)),

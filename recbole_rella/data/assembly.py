@@ -107,7 +107,7 @@ def _with_tokens(row_texts, tokenizer, max_tokens, soft, used_rows, samples):
 
 def _prompts_identity(config, texts, dataset, sentences, tokenizer, max_tokens, soft, answer_ids):
     """Names what the words and the form of prompts depend on, but for the rows, the LLM and the item vectors."""
-    keys = ["history_size", "history_order", "eval_history", "train_history"]
+    keys = ["history_size", "history_order", "history_window", "eval_history", "train_history"]
     keys += ["history_recent_size"] if reads_both(config) else []
     settings = [config[key] for key in keys]
     # Numbers of histories are in no prompt, but another run's make other scores of the same prompts.
@@ -141,6 +141,7 @@ def assemble(dataset, parts):
         template=template,
         history_size=config["history_size"],
         history_order=config["history_order"],
+        history_window=config["history_window"],
         recent_size=min(config["history_recent_size"], config["history_size"]),
         features=history_features(dataset, template.numbers, asked_by="prompt_template") if template.numbers else None,
     )

@@ -37,6 +37,7 @@ class RowTexts:
         template (PromptTemplate): renders.
         history_size (int): K, the number of behaviours shown.
         history_order (str): time, recent_last, similarity (closest first) or similarity_reversed.
+        history_window (str): latest or anchored, see `recent`.
         retriever (Retriever or None): finds the K closest behaviours; None where only recent ones are asked for.
         recent_size (int): R, how many of the K that `both` shows are the latest ones; at most K.
         features (HistoryFeatures or None): the numbers that the template prints; None where it prints none.
@@ -51,6 +52,7 @@ class RowTexts:
     history_order: str
     retriever: object = None
     recent_size: int = 0
+    history_window: str = "latest"
     features: HistoryFeatures | None = None
 
     def _behaviour(self, row):
@@ -115,9 +117,16 @@ class RowTexts:
         return np.sort(shown) if self.history_order == "time" else shown
 
     def recent(self, row):
-        """The row_ids of the K most recent behaviours of a row, oldest first, int32."""
+        """The row_ids of the most recent behaviours of a row, oldest first, int32.
+
+        They are the K latest. Where windows are anchored they begin at a multiple of K: K to 2K - 1 are shown then, and the prompts
+        of K rows of a user in a row begin with the same behaviours, so that these go through the LLM once.
+        """
         past = self.histories.of(row)
-        return past[max(0, len(past) - self.history_size) :]
+        begin = max(0, len(past) - self.history_size)
+        if self.history_window == "anchored":
+            begin -= begin % max(1, self.history_size)
+        return past[begin:]
 
     def text(self, row, target, shown):
         """The text of one prompt; `shown` as from `shown`."""

@@ -22,7 +22,8 @@ def _vectors(users, items, residuals, shape):
     of_users = np.bincount(users, residuals, shape[0]) / (np.bincount(users, minlength=shape[0]) + _OF_USERS)
     counts = np.bincount(items, minlength=shape[1])
     vectors = factors(users, items, (residuals - of_users[users]) / np.sqrt(counts[items] + _SHRINKAGE), shape, _SIZE)
-    length = np.sqrt((vectors[items] ** 2).sum(axis=1).mean())
+    squares = (vectors[items] ** 2).sum(axis=1)
+    length = np.sqrt(squares.mean()) if len(squares) else 0.0
     found = np.zeros((shape[1], _SIZE), dtype=np.float32)
     found[:, : vectors.shape[1]] = vectors * (_LENGTH / length if length > 0 else 0.0)
     return found

@@ -141,7 +141,9 @@ def load(folder, device=None, engine=MappingProxyType({})):
             "Save it again."
         ) from error
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    settings, named = {**saved["settings"], "scoring_engine": TRANSFORMERS, **engine}, saved["llm"]
+    # A scorer that 0.6 saved has no history_window: all windows were the latest then.
+    settings = {"history_window": "latest", **saved["settings"], "scoring_engine": TRANSFORMERS, **engine}
+    named = saved["llm"]
     has_gates = saved["soft"] is not None and saved["soft"]["places"]["gate"] is not None
     refuse(check_engine({**settings, "cflora": has_gates}))
     backbone = Backbone(

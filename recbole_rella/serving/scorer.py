@@ -58,8 +58,8 @@ class Parts:
     """What scoring is made of, whether it comes from a run or from a saved scorer.
 
     Attributes:
-        settings (Mapping): history_size, history_recent_size, history_order, eval_history, retrieval_metric, retrieval_sentence,
-            eval_micro_tokens.
+        settings (Mapping): history_size, history_recent_size, history_order, history_window, eval_history, retrieval_metric,
+            retrieval_sentence, eval_micro_tokens.
         texts (Mapping): of the template, by name.
         catalogue (Catalogue): items in words, and the fields of users.
         tokenizer (PromptTokenizer), max_tokens (int): as a Prompter has them.
@@ -343,6 +343,7 @@ class Scorer:
             template=template,
             history_size=settings["history_size"],
             history_order=settings["history_order"],
+            history_window=settings["history_window"],
             retriever=retriever,
             recent_size=min(settings["history_recent_size"], settings["history_size"]),
             features=features(template.numbers),

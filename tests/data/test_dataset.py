@@ -119,6 +119,7 @@ def test_any_mixture_of_kinds(named, codes, movies, llms):
     assert prompts(history_recent_size=1) != dataset.assembly.identities["prompts"]
     more |= {"train_history": "recent", "eval_history": "recent"}
     assert prompts(history_recent_size=1) == prompts(history_recent_size=3)
+    assert prompts(history_window="anchored") != prompts()
 
 
 def test_workers_give_the_same_batches(movies, llms):

@@ -95,6 +95,23 @@ def test_kinds_may_stand_in_one_batch(case, data):
     assert [f.tolist() for f in found] == [alone[kind][row] for row, kind in enumerate(kinds)]
 
 
+@settings(max_examples=40, deadline=None)
+@given(case=cases())
+def test_anchored_windows_begin_at_multiples_of_k(case):
+    """By plain Python: K to 2K - 1 behaviours, the K latest among them; rows of one block begin with the same ones."""
+    texts, targets = case
+    k, columns, beginnings = texts.history_size, texts.rows, {}
+    latest, anchored = (shown(replace(texts, history_window=window), targets, RECENT) for window in ("latest", "anchored"))
+    for row, (few, found) in enumerate(zip(latest, anchored)):
+        past = [r for r in range(row) if columns.user[r] == columns.user[row] and columns.split[r] <= columns.split[row]]
+        before = len(past) - len(found)
+        assert found == past[before:] and few == found[len(found) - len(few) :] and before % max(1, k) == 0
+        assert min(k, len(past)) <= len(found) < max(1, 2 * k)
+        seen = beginnings.setdefault((columns.user[row], columns.split[row], before), found)
+        assert found[: len(seen)] == seen
+    assert texts.history_window == "latest"
+
+
 def test_others_are_what_both_leave_out():
     layout = "{{ others.count }}, {{ others.mean_rating }}, {{ behaviours | length }}"
     template = bare_template(layout, "Film {}".format)

@@ -135,6 +135,7 @@ def test_law_11_a_request_reads_as_the_row_does(kind, data, tmp_path_factory, ll
             "eval_args": {"split": {"RS": [0.5, 0, 0.5]}, "order": "TO", "group_by": None, "mode": "labeled"},
             "epochs": 0, "max_prompt_tokens": 512,
             "history_order": data.draw(st.sampled_from(["time", "similarity", "recent_last"])),
+            "history_window": data.draw(st.sampled_from(["latest", "anchored"])),
         },
     )  # fmt: skip
     dataset = create_dataset(config)
