@@ -26,6 +26,7 @@ from recbole_rella.data.retrieval import Retrieval
 from recbole_rella.files import fingerprint
 from recbole_rella.key_rules import reads_both
 from recbole_rella.llm.backbone import Backbone
+from recbole_rella.prompt.in_chunks import in_chunks
 from recbole_rella.prompt.prompter import Prompter, RowTexts
 from recbole_rella.prompt.stored_prompts import stored_prompts
 from recbole_rella.prompt.template import TemplateError
@@ -88,7 +89,7 @@ def _warn_of_nameless(template, item_num):
         )
 
 
-def _with_tokens(row_texts, tokenizer, max_tokens, soft, used_rows, samples):
+def _with_tokens(row_texts, tokenizer, max_tokens, soft, used_rows, samples, by):
     """Row texts with a tokenizer that was tried on some of them, and the answer tokens; retrieval and stored prompts come later.
 
     Returns:
@@ -101,7 +102,7 @@ def _with_tokens(row_texts, tokenizer, max_tokens, soft, used_rows, samples):
     texts = (prompter.text(row, items[row], prompter.recent(row)) for row in some[:_WHOLE])
     if any(tokenizer.ids(text) != tokenizer.whole(text) for text in texts):
         prompter = replace(prompter, tokenizer=tokenizer.tokenizing_whole())
-    prompter.check_budget(used_rows)
+    list(in_chunks(prompter.check_budget, used_rows, "Checking the length of prompts", **by))
     return prompter, answer_ids
 
 
@@ -179,7 +180,8 @@ def assemble(dataset, parts):
     soft = soft_places(config, dataset, crm, backbone.vocabulary)
     if by_closeness:
         row_texts = replace(row_texts, features=row_texts.features.searching(retrieval.retriever))
-    prompter, answer_ids = _with_tokens(row_texts, tokenizer, max_tokens, soft, used_rows, samples)
+    by = {"workers": config["worker"], "show_progress": config["show_progress"]}
+    prompter, answer_ids = _with_tokens(row_texts, tokenizer, max_tokens, soft, used_rows, samples, by)
     # After the last check that needs no vectors.
     space, retriever = (retrieval.space, retrieval.retriever) if retrieves else (None, None)
     prompter = replace(prompter, retriever=retriever)
@@ -195,21 +197,21 @@ def assemble(dataset, parts):
         "prompts": prompts,
         "crm": crm and crm.identity,
     }
-    prompter, milliseconds = _with_stored(prompter, used, space, backbone, prompts, folder)
+    prompter, milliseconds = _with_stored(prompter, used, space, backbone, prompts, folder, by)
     return Assembly(texts, prompter, backbone, answer_ids, space, crm, identities, milliseconds[config["eval_history"]])
 
 
-def _with_stored(prompter, used, space, backbone, prompts, folder):
+def _with_stored(prompter, used, space, backbone, prompts, folder, by):
     """The prompter with the prompts of all parts made; milliseconds a prompt, by the name of its kind."""
     rows = prompter.rows
     columns = [column for column in (rows.user, rows.item, rows.time, rows.rating, rows.label, rows.split) if column is not None]
     known = backbone.identity is not None
     retrieval = [] if space is None else [space.vectors, space.metric]
     identity = fingerprint(prompts, backbone.identity, *columns, *retrieval) if known else None
-    stored = {
-        kind: stored_prompts(prompter, np.concatenate([row_ids[kinds == kind] for row_ids, kinds in used]), kind, identity, folder)
-        for kind in KINDS.values()
-    }
+    stored = {}
+    for kind in KINDS.values():
+        row_ids = np.concatenate([row_ids[kinds == kind] for row_ids, kinds in used])
+        stored[kind] = stored_prompts(prompter, row_ids, kind, identity, folder, **by)
     stored = {kind: prompts for kind, prompts in stored.items() if prompts is not None}
     searched = prompter.retriever.ahead.milliseconds if prompter.retriever is not None else 0.0
     milliseconds = {

@@ -1,10 +1,12 @@
 """Prompts that are tokenized once for all epochs, and for all runs that show the same rows in the same words."""
 
 import time
+from functools import partial
 
 import numpy as np
 
 from recbole_rella.files import cached_arrays
+from recbole_rella.prompt.in_chunks import in_chunks
 
 # Beyond this, prompts are made when they are asked for: kept ones take 4 bytes a token of memory, and as much disk.
 _LIMIT = 500_000
@@ -36,7 +38,13 @@ class StoredPrompts:
         return self._ids[begin : self._ends[place]].tolist(), int(self._dropped[place])
 
 
-def stored_prompts(prompter, row_ids, kind, identity, folder):
+def _chunk(prompter, kind, row_ids):
+    ids, dropped = prompter.token_ids(row_ids, prompter.rows.item[row_ids], np.full(len(row_ids), kind))
+    lengths = np.array([len(i) for i in ids])
+    return {"ids": np.concatenate(ids).astype(np.int32), "lengths": lengths, "dropped": np.array(dropped, dtype=np.int32)}
+
+
+def stored_prompts(prompter, row_ids, kind, identity, folder, workers=0, show_progress=False):
     """The prompts of rows about their own items: tokenized now, or from the cache.
 
     Args:
@@ -45,6 +53,7 @@ def stored_prompts(prompter, row_ids, kind, identity, folder):
         kind (int): which behaviours they show, RECENT, RETRIEVED or BOTH of rows/fields.py.
         identity (str or None): names what all prompts depend on; None where that cannot be known: nothing is cached then.
         folder (pathlib.Path): the cache.
+        workers (int), show_progress (bool): as for `in_chunks`.
 
     Returns:
         StoredPrompts or None: None for no rows, or for too many to keep.
@@ -55,14 +64,10 @@ def stored_prompts(prompter, row_ids, kind, identity, folder):
 
     def make():
         began = time.monotonic()
-        ids, dropped = prompter.token_ids(row_ids, prompter.rows.item[row_ids], np.full(len(row_ids), kind))
-        milliseconds = 1000 * (time.monotonic() - began) / len(row_ids)
-        return {
-            "ids": np.concatenate([np.asarray(i, dtype=np.int32) for i in ids]),
-            "ends": np.cumsum([len(i) for i in ids]),
-            "dropped": np.asarray(dropped, dtype=np.int32),
-            "milliseconds": np.array(milliseconds),
-        }
+        chunks = list(in_chunks(partial(_chunk, prompter, kind), row_ids, "Making prompts", workers, show_progress))
+        ids, lengths, dropped = (np.concatenate([chunk[name] for chunk in chunks]) for name in ("ids", "lengths", "dropped"))
+        milliseconds = np.array(1000 * (time.monotonic() - began) / len(row_ids))
+        return {"ids": ids, "ends": np.cumsum(lengths), "dropped": dropped, "milliseconds": milliseconds}
 
     parts = None if identity is None else (identity, row_ids, int(kind))
     return StoredPrompts(row_ids, cached_arrays(folder, "prompts", parts, make))
