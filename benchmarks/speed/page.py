@@ -89,8 +89,8 @@ def _training(record, _):
     lines = [
         "## Tuning",
         "",
-        f"The {record['shape']} LLM with LoRA (r 8, q_proj and v_proj), {record['steps']} steps of {record['samples a step']} "
-        f"samples, recent and retrieved mixed, {record['tokens a sample']:.0f} tokens each.",
+        f"`{record['command']}`. The {record['shape']} LLM with LoRA (r 8, q_proj and v_proj), {record['steps']} steps of "
+        f"{record['samples a step']} samples, recent and retrieved mixed, {record['tokens a sample']:.0f} tokens each.",
         "",
         _row("candidate", "samples/s", "slower", "peak MiB", "largest difference of a step's loss"),
         _row(*["---"] * 5),
@@ -98,12 +98,6 @@ def _training(record, _):
     for candidate, found in record["candidates"].items():
         speed = f"{found['samples a second']:.2f}", f"{found['times ours']:.2f}", _memory(found)
         lines.append(_row(candidate, *speed, f"{found['largest difference of losses']:.0e}"))
-    if "seconds of the first compiled step" in record:
-        lines += [
-            "",
-            "The first compiled step, in which torch.compile works, took "
-            f"{record['seconds of the first compiled step']:.0f} seconds; it is not counted.",
-        ]
     return [*lines, ""]
 
 

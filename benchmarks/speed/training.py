@@ -2,51 +2,121 @@
 
     python -m benchmarks.speed.training [--steps=6] [--batch=16] [--repeats=2]
 
-Everybody gets the same samples in the same order, the same adapters, optimizer and learning rate, no dropout, and must show the
-same losses. `ours, compiled` is ours with torch.compile over what a layer does behind its attention (its MLP); attention itself
-walks over the pieces of a tree, which are others every time and would be compiled every time. Writes results/speed/training.json.
+Ours is a run of ReLLa by ReLLaTrainer. The others get its samples in its order, the same adapters, optimizer and learning rates, no
+dropout, and must show the same losses. Writes results/speed/training.json.
 """
 
 import argparse
 import copy
+import logging
 import tempfile
-import time
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, get_linear_schedule_with_warmup
 
 from benchmarks.speed.measure import in_turn, machine, write
-from benchmarks.speed.workload import Prompts, make_llm, make_workload
+from benchmarks.speed.workload import Prompts, make_llm
 from recbole_rella.llm.backbone import add_lora
-from recbole_rella.llm.scoring import answer_logits, forward_passes, pad
+from recbole_rella.llm.scoring import pad, unpad
+from recbole_rella.model.context_aware_recommender.rella import ReLLa
+from recbole_rella.quick_start import load_data, make_config, no_command_line
+from recbole_rella.rows.fields import PROMPT_IDS, PROMPT_LENGTH
+from recbole_rella.trainer import ReLLaTrainer
 
-BUDGET = 8192  # train_micro_tokens as shipped
 MICRO = 4  # prompts that the others put through the LLM at a time, as the paper's scripts do
 RATE = 1e-3
+# What everybody has in common: these samples, once, with a learning rate that falls from RATE to 0.
+SETTINGS = {
+    "epochs": 1,
+    "train_history": "mixed",
+    "learning_rate": RATE,
+    "weight_decay": 0.0,
+    "warmup_ratio": 0.0,
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.0,
+    "lora_target_modules": ["q_proj", "v_proj"],
+    "history_fields": None,
+    "spa": False,
+    "show_progress": False,
+}
 COMMAND = "python -m benchmarks.speed.training"
 
 
-class Samples:
-    """Token ids of prompts, and their answers.
+class _Recorded(ReLLaTrainer):
+    """Ours, which keeps the loss of every step."""
+
+    def fit(self, *data, **how):
+        self.losses = []
+        return super().fit(*data, **how)
+
+    def _accumulate(self, interaction):
+        loss = super()._accumulate(interaction)
+        self.losses.append(loss.item())
+        return loss
+
+
+class Run:
+    """A run of ReLLa that can be begun any number of times.
 
     Args:
-        work (Workload): texts and labels.
+        config (recbole.config.Config): of ReLLa, with SETTINGS; its training rows fill all batches.
+
+    Attributes:
+        llm (transformers.PreTrainedModel): without adapters.
+        ids (list of list of int), answers (list of int): prompts and their answers, in the order in which they are tuned on.
     """
 
-    def __init__(self, work):
-        self.ids = work.ids()
-        yes, no = work.answers
-        self.answers = torch.where(torch.from_numpy(work.labels) > 0, yes, no)
+    def __init__(self, config):
+        self.config = config
+        self._train = load_data(config)[1][0]
+        self._order = self._train.generator.get_state()
+        assembly = self._train._dataset.assembly
+        self.llm, self.ids, self.answers = assembly.backbone.model, [], []
+        yes, no = assembly.answer_ids
+        for batch in self._train:
+            self.ids += unpad(batch[PROMPT_IDS], batch[PROMPT_LENGTH])
+            self.answers += [yes if label > 0 else no for label in batch[config["LABEL_FIELD"]].tolist()]
 
     def __len__(self):
         return len(self.ids)
 
     def __getitem__(self, place):
         """As the Trainer takes it: the prompt with its answer, and the loss on the answer alone."""
-        answer = int(self.answers[place])
-        return {"input_ids": [*self.ids[place], answer], "labels": [-100] * len(self.ids[place]) + [answer]}
+        return {
+            "input_ids": [*self.ids[place], self.answers[place]],
+            "labels": [-100] * len(self.ids[place]) + [self.answers[place]],
+        }
+
+    @property
+    def batch(self):
+        """Samples of a step."""
+        return self.config["train_batch_size"]
+
+    @property
+    def steps(self):
+        """Steps of the run."""
+        return len(self) // self.batch
+
+    def adapted(self):
+        """A copy of the LLM with the same new adapters each time."""
+        torch.manual_seed(0)
+        names = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+        return add_lora(copy.deepcopy(self.llm), *(self.config[name] for name in names)).train()
+
+    def ours(self):
+        """Losses of each step, list of float, by our own trainer."""
+        dataset = self._train._dataset
+        backbone = dataset.assembly.backbone
+        backbone.model = copy.deepcopy(self.llm)  # adapters are put on the LLM itself
+        torch.manual_seed(0)
+        model = ReLLa(self.config, dataset).to(self.config["device"])
+        self._train.generator.set_state(self._order)
+        trainer = _Recorded(self.config, model)
+        trainer.fit(self._train, verbose=False, saved=False)
+        backbone.model = self.llm
+        return trainer.losses
 
 
 def collate(samples):
@@ -56,58 +126,24 @@ def collate(samples):
     return {"input_ids": ids, "attention_mask": mask, "labels": labels.masked_fill(mask == 0, -100)}
 
 
-def adapted(llm):
-    """A copy of the LLM with the same new adapters each time, and their optimizer."""
-    torch.manual_seed(0)
-    model = add_lora(copy.deepcopy(llm), 8, 16, 0.0, ["q_proj", "v_proj"]).train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    return model, trained, torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
-
-
-def compiled(llm, samples, steps, batch):
-    """As `ours`, with compiled MLPs."""
-    return ours(llm, samples, steps, batch, backend="inductor")
-
-
-def ours(llm, samples, steps, batch, backend=None):
-    """Losses of each step by recbole_rella's passes, as ReLLaTrainer adds them up, float [steps]; MLPs compiled by a backend."""
-    model, trained, optimizer = adapted(llm)
-    if backend is not None:
-        for layer in model.get_base_model().get_decoder().layers[:-1]:  # that of the last layer is computed at answers alone
-            layer.mlp.compile(dynamic=True, backend=backend)
-    losses = []
-    for begin in range(0, steps * batch, batch):
-        ids = samples.ids[begin : begin + batch]
-        padded, lengths, answers = pad(ids), torch.tensor([len(i) for i in ids]), samples.answers[begin : begin + batch]
-        passes, way = forward_passes(model, padded, lengths, BUDGET)
-        total = 0.0
-        optimizer.zero_grad()
-        for part in passes:
-            prompts = part.prompts if way else part
-            found = answer_logits(model, padded[prompts], lengths[prompts], BUDGET)
-            loss = sum(F.cross_entropy(logits, answers[prompts][p.cpu()].to(logits.device), reduction="sum") for p, logits in found)
-            (loss / batch).backward()
-            total += loss.item()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        losses.append(total / batch)
-    return losses
-
-
-def paper(llm, samples, steps, batch):
+def paper(run):
     """The paper's way: padded batches, logits of every position and the whole vocabulary."""
-    model, trained, optimizer = adapted(llm)
-    losses = []
-    for begin in range(0, steps * batch, batch):
+    model, losses = run.adapted(), []
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, run.steps)
+    for begin in range(0, len(run), run.batch):
         total = 0.0
         optimizer.zero_grad()
-        for first in range(begin, begin + batch, MICRO):
-            inputs = {k: v.to(model.device) for k, v in collate([samples[i] for i in range(first, first + MICRO)]).items()}
-            loss = model(**inputs).loss * (MICRO / batch)
+        for first in range(begin, begin + run.batch, MICRO):
+            some = collate([run[place] for place in range(first, min(first + MICRO, begin + run.batch))])
+            inputs = {name: value.to(model.device) for name, value in some.items()}
+            loss = model(**inputs).loss * (len(inputs["input_ids"]) / run.batch)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        schedule.step()
         losses.append(total)
     return losses
 
@@ -119,18 +155,18 @@ class _InOrder(Trainer):
         return None
 
 
-def trainer(llm, samples, steps, batch):
+def trainer(run):
     """Hugging Face's Trainer over a PEFT model."""
-    model, _, _ = adapted(llm)
+    model = run.adapted()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder,
-            max_steps=steps,
+            max_steps=run.steps,
             per_device_train_batch_size=MICRO,
-            gradient_accumulation_steps=batch // MICRO,
+            gradient_accumulation_steps=run.batch // MICRO,
             learning_rate=RATE,
             weight_decay=0.0,
-            lr_scheduler_type="constant",
+            lr_scheduler_type="linear",
             max_grad_norm=1.0,
             logging_steps=1,
             save_strategy="no",
@@ -141,9 +177,30 @@ def trainer(llm, samples, steps, batch):
             remove_unused_columns=False,
             optim="adamw_torch",
         )
-        running = _InOrder(model=model, args=arguments, train_dataset=samples, data_collator=collate)
+        running = _InOrder(model=model, args=arguments, train_dataset=run, data_collator=collate)
         running.train()
         return [entry["loss"] for entry in running.state.log_history if "loss" in entry]
+
+
+def measure(run, repeats):
+    """Seconds, memory and losses of everybody, as JSON-able values."""
+    losses, candidates = {}, {"ours": run.ours, "Trainer": lambda: trainer(run), "paper's way": lambda: paper(run)}
+
+    def keep(name):
+        losses[name] = np.array(candidates[name]())
+
+    found = in_turn({name: lambda name=name: keep(name) for name in candidates}, repeats)
+    for name, record in found.items():
+        record["samples a second"] = len(run) / record["seconds"]
+        record["times ours"] = record["seconds"] / found["ours"]["seconds"]
+        record["largest difference of losses"] = float(np.abs(losses[name] - losses["ours"]).max())
+    return {
+        "steps": run.steps,
+        "samples a step": run.batch,
+        "tokens a sample": float(np.mean([len(ids) for ids in run.ids])),
+        "losses of ours": [round(float(loss), 6) for loss in losses["ours"]],
+        "candidates": found,
+    }
 
 
 def main():
@@ -156,43 +213,24 @@ def main():
     known = parser.parse_args()
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     with tempfile.TemporaryDirectory() as folder:
-        texts, labels = Prompts(15, folder).shots(known.steps * known.batch // 2)
-    work = make_workload(texts, labels, make_llm(known.shape, texts, device, dtype))
-    samples, losses = Samples(work), {}
-    candidates = {"ours": ours, "ours, compiled": compiled, "Trainer": trainer, "paper's way": paper}
-
-    def run(name):
-        losses[name] = np.array(candidates[name](work.llm, samples, known.steps, known.batch))
-
-    began = time.perf_counter()
-    compiled(work.llm, samples, 1, known.batch)
-    compiling = time.perf_counter() - began
-    found = in_turn({name: lambda name=name: run(name) for name in candidates}, known.repeats)
-    for name, record in found.items():
-        record["samples a second"] = known.steps * known.batch / record["seconds"]
-        record["times ours"] = record["seconds"] / found["ours"]["seconds"]
-        record["largest difference of losses"] = float(np.abs(losses[name] - losses["ours"]).max())
-    record = {
-        "command": COMMAND,
-        "machine": machine(),
-        "dtype": str(dtype),
-        "shape": known.shape,
-        "steps": known.steps,
-        "samples a step": known.batch,
-        "tokens a sample": float(np.mean([len(i) for i in samples.ids])),
-        "losses of ours": [round(float(loss), 6) for loss in losses["ours"]],
-        "seconds of the first compiled step": compiling,
-        "candidates": found,
-    }
-    print(
-        f"ours {found['ours']['samples a second']:.2f} samples/s; "
-        + ", ".join(
-            f"{name} {r['times ours']:.2f}x, loss {r['largest difference of losses']:.1e}"
-            for name, r in found.items()
-            if name != "ours"
-        )
-    )
-    write("training", record)
+        prompts = Prompts(15, folder)
+        llm = make_llm(known.shape, prompts.shots(1000)[0], device, dtype)[2]
+        shots = known.steps * known.batch // 2
+        logging.disable(logging.WARNING)
+        own = {
+            "llm": str(llm),
+            "train_shots": shots,
+            "train_batch_size": known.batch,
+            "eval_rows": 1,
+            "run_folder": f"{folder}/run",
+        }
+        with no_command_line():
+            run = Run(make_config("ReLLa", "ml-100k", config_dict={**prompts.settings, **SETTINGS, **own}))
+            record = measure(run, known.repeats)
+    given = "".join(f" --{name}={value}" for name, value in vars(known).items() if value != parser.get_default(name))
+    write("training", {"command": COMMAND + given, "machine": machine(), "dtype": str(dtype), "shape": known.shape, **record})
+    for name, found in record["candidates"].items():
+        print(f"{name}: {found['samples a second']:.2f} samples/s, {found['times ours']:.2f}x")
 
 
 if __name__ == "__main__":

@@ -67,12 +67,15 @@ class Prompts:
     Args:
         history_size (int): K.
         folder (pathlib.Path): for the template and the caches.
+
+    Attributes:
+        settings (dict): of the run of ReLLa that has them.
     """
 
     def __init__(self, history_size, folder):
         template = Path(folder) / "paper.jinja"
         template.write_text(_TEMPLATE, encoding="utf-8")
-        settings = {
+        self.settings = {
             "mini_epochs": 0,
             "cache_dir": str(folder),
             "history_size": history_size,
@@ -86,7 +89,7 @@ class Prompts:
         }
         logging.disable(logging.WARNING)
         with no_command_line():
-            config = make_config("ReLLa", "ml-100k", config_dict=settings)
+            config = make_config("ReLLa", "ml-100k", config_dict=self.settings)
             self._train, _, self._test = (loader._dataset for loader in load_data(config)[1])
         logging.disable(logging.NOTSET)
         self._prompter = self._test.assembly.prompter
