@@ -1,17 +1,16 @@
 """vLLM itself, where it is installed: the scores of transformers, in this process and from its server."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.engines import killed
 from benchmarks.vllm_server import VllmServer
 from recbole_rella import run_recbole_rella
 from recbole_rella.serving.export import Export
-from recbole_rella.serving.requests import score_file
 from recbole_rella.serving.scorer import Scorer
 
 pytestmark = [
@@ -55,29 +54,14 @@ def test_the_engine_of_this_process_scores_as_transformers(run, movies):
     np.testing.assert_allclose(pd.read_csv("other/test_predictions.csv")["score"], run["score"], atol=1e-5)
 
 
-SERVED = ("--dtype=float32", "--max-model-len=512")
-
-
 def test_servers_score_a_file_though_one_of_them_is_killed(run):
     """Two servers; one is killed in the middle, and comes back: every line once, with the scores of transformers."""
-    lines = [{"id": str(n), "user_id": str(n % 12), "candidates": [str(100 + n % 30)]} for n in range(3000)]
-    Path("requests.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    score_file(Scorer.load("run"), "requests.jsonl", "here.csv", show_progress=False)
-    with VllmServer("llm", "one.log", *SERVED) as one, VllmServer("llm", "other.log", *SERVED) as other:
-        scorer = Scorer.load("run", scoring_engine=f"{one.wait().url},{other.wait().url}")
-        told, killed = scorer.engine.told, []
+    found = killed("run", 3000, Path("llm"), Path())
+    assert (found["scored"], found["left out"], found["killed"]) == (3000, 0, 1)
+    assert found["the same lines in the same order"] and found["largest difference"] < 1e-5
 
-        def kill_once():
-            if not killed:
-                killed.append(one.kill())
-                one.start()
-            return told()
 
-        scorer.engine.told = kill_once  # what is called after each part of the file
-        assert score_file(scorer, "requests.jsonl", "there.csv", show_progress=False) == (3000, 0) and killed
-    here, there = pd.read_csv("here.csv"), pd.read_csv("there.csv")
-    pd.testing.assert_frame_equal(there.drop(columns="score"), here.drop(columns="score"))
-    np.testing.assert_allclose(there["score"], here["score"], atol=1e-5)
+SERVED = ("--dtype=float32", "--max-model-len=512")
 
 
 def test_a_server_takes_the_adapters_of_a_run(run, monkeypatch):
