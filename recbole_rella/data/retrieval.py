@@ -51,4 +51,4 @@ class Retrieval:
         """The Retriever over all rows, with what was searched ahead of time."""
         dataset, config = self._dataset, self._dataset.config
         found = Retriever(dataset.rows, dataset.histories, self.space.vectors, config["history_size"], config["retrieval_metric"])
-        return found.searched_ahead(self._row_ids, cache_folder(config))
+        return found.searched_ahead(self._row_ids, cache_folder(config), config["show_progress"])

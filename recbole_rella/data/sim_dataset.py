@@ -79,7 +79,8 @@ class SIMDataset(KeepsWords, RowDataset):
             retriever = Retriever(self.rows, self.histories, space.vectors, size, config["retrieval_metric"])
             row_ids = np.concatenate([part.inter_feat[ROW_ID].numpy() for part in parts])
             # The sentences that it encodes are made of the fields that `_identity` names, and of texts of the configuration.
-            return retriever.searched_ahead(row_ids, cache_folder(config)).closest, space_identity(config, space)
+            found = retriever.searched_ahead(row_ids, cache_folder(config), config["show_progress"])
+            return found.closest, space_identity(config, space)
         return partial(past.latest, size=config["sim_max_history"]), None
 
     def category_column(self):

@@ -22,6 +22,7 @@ from recbole_rella.llm.packing import PromptTree, prompt_trees
 from recbole_rella.llm.products import fast_products
 from recbole_rella.llm.tree_attention import is_recomputed, mask_tokens, tree_attention, tree_way
 from recbole_rella.llm.trial import problem, say_once
+from recbole_rella.progress import bar
 
 # Tokens that go through an LLM at a time on a CPU: with more, activations leave its caches, and each of them is a memory
 # mapping of its own (results/speed).
@@ -332,7 +333,7 @@ def merged(llm, rounded=False):
                 weight.copy_(value)
 
 
-def p_yes(llm, input_ids, lengths, answer_ids, budget, device):
+def p_yes(llm, input_ids, lengths, answer_ids, budget, device, show_progress=False):
     """P(yes): the two-way softmax of the answer logits (ReLLa, WWW 2024, section 2.3).
 
     Where a run has several processes, all of them call this, share the forward passes and get all scores.
@@ -344,14 +345,17 @@ def p_yes(llm, input_ids, lengths, answer_ids, budget, device):
         answer_ids (tuple of int): tokens of the positive and of the negative answer.
         budget (int): as for `forward_passes`.
         device (torch.device): where the LLM is.
+        show_progress (bool): whether to show a bar where it takes longer than a few seconds.
 
     Returns:
         torch.Tensor: float32 [n], on `device`.
     """
     scores = torch.zeros(len(lengths), dtype=torch.float32, device=device)
     # Scores and merged weights are made outside: what is made in inference mode cannot be changed elsewhere.
-    with ONE_AT_A_TIME, torch.no_grad(), merged(llm), torch.inference_mode():
+    progress = bar(len(lengths) // processes.count(), "Scoring", show_progress and processes.is_first())
+    with ONE_AT_A_TIME, torch.no_grad(), merged(llm), torch.inference_mode(), progress as done:
         for places, logits in answer_logits(llm, input_ids, lengths, budget, list(answer_ids), shared=True):
             scores[places] = torch.softmax(logits, dim=-1)[:, 0]
+            done.update(len(places))
     processes.add_up([scores])  # each score is that of one process, and 0 in the others
     return scores

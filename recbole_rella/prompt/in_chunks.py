@@ -5,13 +5,11 @@ The processes are those of PyTorch's DataLoader, and their number is RecBole's `
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from recbole_rella.errors import RellaError
+from recbole_rella.progress import bar
 
 _ROWS = 2048
-# Seconds after which a bar is shown.
-_PATIENCE = 3
 
 
 class _Chunks(Dataset):
@@ -54,9 +52,9 @@ def in_chunks(function, rows, what, workers=0, show_progress=False):
     loader = DataLoader(
         _Chunks(function, chunks), batch_size=None, num_workers=max(0, workers), collate_fn=_as_it_is, generator=draws
     )
-    with tqdm(total=len(rows), desc=what, unit="rows", delay=_PATIENCE, disable=not show_progress, ncols=100) as bar:
+    with bar(len(rows), what, show_progress) as done:
         for chunk, result in zip(chunks, loader):
             if isinstance(result, RellaError):
                 raise result
-            bar.update(len(chunk))
+            done.update(len(chunk))
             yield result

@@ -17,6 +17,7 @@ from recbole_rella.llm.backbone import without_adapters
 from recbole_rella.llm.hub import commit_of
 from recbole_rella.llm.products import fast_products
 from recbole_rella.llm.scoring import ONE_AT_A_TIME, batches_by_tokens, pad
+from recbole_rella.progress import bar
 from recbole_rella.prompt.tokenization import ControlTokens
 
 logger = logging.getLogger(__name__)
@@ -113,10 +114,12 @@ class HiddenStateEncoder:
         backbone (Backbone): the LLM, not loaded before vectors are asked for.
         pooling (str): mean or last.
         micro_tokens (int): tokens that go through the LLM at a time, padding included.
+        show_progress (bool): whether to show a bar where it takes longer than a few seconds.
     """
 
-    def __init__(self, backbone, pooling, micro_tokens):
+    def __init__(self, backbone, pooling, micro_tokens, show_progress=False):
         self._backbone, self._pooling, self._micro_tokens = backbone, pooling, micro_tokens
+        self._show_progress = show_progress
         self.commit = None  # llm_revision has it
         known = backbone.identity is not None
         self.identity = f"{backbone.identity}/{backbone.dtype}/{backbone.quantization}/{pooling}" if known else None
@@ -130,7 +133,8 @@ class HiddenStateEncoder:
         ids = [tokenizer(s, truncation=limit is not None, max_length=limit)["input_ids"] or [0] for s in sentences]
         vectors = np.empty((len(ids), model.config.get_text_config().hidden_size), dtype=np.float32)
         lengths = np.array([len(i) for i in ids])
-        with ONE_AT_A_TIME, without_adapters(model), fast_products():
+        progress = bar(len(ids), "Encoding items", self._show_progress)
+        with ONE_AT_A_TIME, without_adapters(model), fast_products(), progress as done:
             for batch in batches_by_tokens(lengths, self._micro_tokens):
                 padded = pad([ids[place] for place in batch]).to(model.device)
                 mask = pad([[1] * lengths[place] for place in batch]).to(model.device)
@@ -140,6 +144,7 @@ class HiddenStateEncoder:
                 else:
                     pooled = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
                 vectors[batch] = pooled.cpu().numpy()
+                done.update(len(batch))
         return vectors
 
 
@@ -153,7 +158,7 @@ def make_encoder(name, backbone, config):
     Args:
         name (str): llm, tfidf, or the name or folder of a sentence-transformers model.
         backbone (Backbone or None): the LLM; needed for llm alone.
-        config (Mapping): device, retrieval_pooling, retrieval_encoder_revision, eval_micro_tokens.
+        config (Mapping): device, retrieval_pooling, retrieval_encoder_revision, eval_micro_tokens, show_progress.
 
     Raises:
         EncoderError: there is no such encoder, or the LLM cannot encode.
@@ -167,4 +172,4 @@ def make_encoder(name, backbone, config):
             "retrieval_encoder: expected tfidf or a sentence-transformers model with an LLM that is divided among processes, which "
             "encodes nothing, found llm."
         )
-    return HiddenStateEncoder(backbone, config["retrieval_pooling"], config["eval_micro_tokens"])
+    return HiddenStateEncoder(backbone, config["retrieval_pooling"], config["eval_micro_tokens"], config["show_progress"])

@@ -47,17 +47,19 @@ class Retriever:
     metric: str
     ahead: Retrieved | None = None
 
-    def search(self, rows, targets):
+    def search(self, rows, targets, show_progress=False):
         """The k closest behaviours of each row to a target, int32 [n, k], and their similarities; see `retrieve`."""
         columns = self.rows
-        return retrieve(self.vectors, columns.item, self.histories, columns.split, columns.user, rows, targets, self.k, self.metric)
+        own = self.vectors, columns.item, self.histories, columns.split, columns.user
+        return retrieve(*own, rows, targets, self.k, self.metric, show_progress=show_progress)
 
-    def searched_ahead(self, row_ids, folder):
+    def searched_ahead(self, row_ids, folder, show_progress=False):
         """This retriever with the results for rows and their own targets, searched once for all epochs and runs.
 
         Args:
             row_ids (numpy.ndarray): int [n].
             folder (pathlib.Path): the cache, from which the result comes where vectors, rows, split and settings are equal.
+            show_progress (bool): as for `retrieve`.
 
         Returns:
             Retriever: another one.
@@ -66,7 +68,7 @@ class Retriever:
 
         def make():
             began = time.monotonic()
-            found = self.search(row_ids, columns.item[row_ids])[0]
+            found = self.search(row_ids, columns.item[row_ids], show_progress)[0]
             milliseconds = 1000 * (time.monotonic() - began) / max(1, len(row_ids))
             return {"found": found, "milliseconds": np.array(milliseconds)}
 

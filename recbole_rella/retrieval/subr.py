@@ -10,6 +10,8 @@ everything that was not fetched is behind its K-th by more than the rounding can
 import faiss
 import numpy as np
 
+from recbole_rella.progress import bar
+
 # Fetched beyond K at first; and the most by which the histories differ that are searched in one call (see `_nearest`).
 _MARGIN, _SPREAD = 8, 64
 # Candidates, and numbers of their vectors, that are held at a time.
@@ -134,7 +136,7 @@ class _Search:
         return *best, (others < behind) | (others == -np.inf)
 
 
-def retrieve(vectors, items, histories, splits, users, rows, targets, k, metric="cosine", chunk_size=4096):
+def retrieve(vectors, items, histories, splits, users, rows, targets, k, metric="cosine", chunk_size=4096, show_progress=False):
     """The k behaviours closest to a target, for many rows.
 
     Args:
@@ -146,6 +148,7 @@ def retrieve(vectors, items, histories, splits, users, rows, targets, k, metric=
         k (int): how many behaviours; 0 for none.
         metric (str): cosine, l2 or dot.
         chunk_size (int): behaviours of one user that are searched at a time; memory is chunk_size x d floats.
+        show_progress (bool): whether to show a bar where it takes longer than a few seconds.
 
     Returns:
         tuple: row_ids of the behaviours, int32 [n, k], closest first, ties to the more recent, -1 where the history is
@@ -156,26 +159,30 @@ def retrieve(vectors, items, histories, splits, users, rows, targets, k, metric=
     similarities = np.full((len(rows), k), np.nan, dtype=np.float32)
     if k == 0:
         return found, similarities
-    # Rows of one user and split see prefixes of the same sequence, so they are searched together, shortest first.
-    pending, count = np.lexsort((rows, splits[rows], users[rows])), k + _MARGIN
     search = _Search(vectors, items, k, metric, chunk_size)
-    while len(pending):
-        step, again = max(1, _CANDIDATES // count), []
-        for begin in range(0, len(pending), step):
-            part = pending[begin : begin + step]
-            changes = np.flatnonzero(np.diff(users[rows[part]]) | np.diff(splits[rows[part]])) + 1
-            groups = []
-            for group in np.split(part, changes):
-                visible = histories.of_user(users[rows[group[0]]], splits[rows[group[0]]])
-                lengths = np.searchsorted(visible, rows[group])
-                group, lengths = group[lengths > 0], lengths[lengths > 0]
-                if len(group):
-                    groups.append((group, *search.candidates(visible, lengths, vectors[targets[group]], count)))
-            if groups:
-                part, *candidates = (np.concatenate(arrays) for arrays in zip(*groups))
-                names, closeness, sure = search.closest(vectors[targets[part]], *candidates)
-                there = np.isfinite(closeness)
-                found[part], similarities[part] = np.where(there, names, -1), np.where(there, closeness, np.nan)
-                again.append(part[~sure])
-        pending, count = np.concatenate(again) if again else (), 4 * count
+
+    def candidates(part, count):
+        """Of the rows of each user and split, which see prefixes of the same sequence; of those that see anything."""
+        changes = np.flatnonzero(np.diff(users[rows[part]]) | np.diff(splits[rows[part]])) + 1
+        for group in np.split(part, changes):
+            visible = histories.of_user(users[rows[group[0]]], splits[rows[group[0]]])
+            lengths = np.searchsorted(visible, rows[group])
+            group, lengths = group[lengths > 0], lengths[lengths > 0]
+            if len(group):
+                yield group, *search.candidates(visible, lengths, vectors[targets[group]], count)
+
+    pending, count = np.lexsort((rows, splits[rows], users[rows])), k + _MARGIN  # shortest history first
+    with bar(len(rows), "Searching histories", show_progress) as done:
+        while len(pending):
+            step, again = max(1, _CANDIDATES // count), []
+            for begin in range(0, len(pending), step):
+                groups = list(candidates(pending[begin : begin + step], count))
+                if groups:
+                    part, *of_part = (np.concatenate(arrays) for arrays in zip(*groups))
+                    names, closeness, sure = search.closest(vectors[targets[part]], *of_part)
+                    there = np.isfinite(closeness)
+                    found[part], similarities[part] = np.where(there, names, -1), np.where(there, closeness, np.nan)
+                    again.append(part[~sure])
+                    done.update(int(sure.sum()))
+            pending, count = np.concatenate(again) if again else (), 4 * count
     return found, similarities

@@ -164,7 +164,7 @@ def load(folder, device=None, engine=MappingProxyType({})):
     tokenizer = PromptTokenizer(backbone.tokenizer, chat, system, texts["answers"], saved["chat"])
     space = None
     if "sentences" in arrays:
-        encoder = make_encoder(text_encoder(settings), backbone, {**settings, "device": device})
+        encoder = make_encoder(text_encoder(settings), backbone, {**settings, "device": device, "show_progress": False})
         _compare("encoder", saved["encoder"], encoder.identity, text_encoder(settings))
         made = {name: arrays[f"space.{name}"] for name in ("vectors", "mean", "components")}
         collaborative, metric = arrays.get("space.collaborative"), settings["retrieval_metric"]

@@ -62,7 +62,7 @@ def test_rows_that_were_searched_ahead_are_not_searched_again(monkeypatch, tmp_p
     retriever = retriever.searched_ahead(np.array([50, 10, 30]), tmp_path)
     searched = []
     search = Retriever.search
-    monkeypatch.setattr(Retriever, "search", lambda self, r, t: searched.extend(r) or search(self, r, t))
+    monkeypatch.setattr(Retriever, "search", lambda self, r, t, *how: searched.extend(r) or search(self, r, t, *how))
     np.testing.assert_array_equal(retriever.closest(everything, rows.item), expected)
     assert sorted(set(everything) - set(searched)) == [10, 30, 50]
     # Another target of such a row is another question.

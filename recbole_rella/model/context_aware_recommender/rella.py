@@ -46,6 +46,7 @@ class ReLLa(AbstractRecommender):
         self.assembly = assembly = dataset.assembly
         self.prompter, self.answer_ids = assembly.prompter, assembly.answer_ids
         self._train_tokens, self._eval_tokens = config["train_micro_tokens"], config["eval_micro_tokens"]
+        self._show_progress = config["show_progress"]
         self._llm_name = assembly.backbone.path
         self.llm = add_lora(
             assembly.backbone.model,
@@ -121,7 +122,8 @@ class ReLLa(AbstractRecommender):
             ids = unpad(interaction[PROMPT_IDS], interaction[PROMPT_LENGTH])
             return torch.from_numpy(self.engine.p_yes(ids, self.rellax)).to(self.device)
         with self._numbered(interaction) as ids:
-            return p_yes(self.llm, ids, interaction[PROMPT_LENGTH], self.answer_ids, self._eval_tokens, self.device)
+            of = self.llm, ids, interaction[PROMPT_LENGTH], self.answer_ids, self._eval_tokens, self.device
+            return p_yes(*of, show_progress=self._show_progress)
 
     def save_adapter(self, folder):
         """Save what was trained, and only that: adapters in PEFT's format, projectors and gates of ReLLaX beside them."""
