@@ -81,8 +81,7 @@ def measure(works, engines, repeats):
         candidates[f"vLLM, {name}"] = lambda name=name: engines[name].scores(ids)
         candidates[f"CrossEncoder, {name}"] = cross_encoder(work)
     scores = {}
-    keeping = {name: lambda name=name, call=call: scores.update({name: call()}) for name, call in candidates.items()}
-    found = in_turn(keeping, repeats)
+    found = in_turn(candidates, repeats, scores)
     first = next(iter(candidates))
     for name, record in found.items():
         record.pop("peak_mib")  # vLLM's is in other processes

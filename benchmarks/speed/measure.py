@@ -68,12 +68,13 @@ def _peak_memory():
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else resident("VmHWM")
 
 
-def in_turn(candidates, repeats):
+def in_turn(candidates, repeats, results=None):
     """Call candidates A, B, C, A, B, C, ...
 
     Args:
         candidates (dict): name -> callable without arguments.
         repeats (int): how often each is called.
+        results (dict, optional): gets what each returned last, by its name.
 
     Returns:
         dict: name -> {seconds: the median, all: each call's, peak_mib: the largest memory that a call took beyond what was in use
@@ -85,10 +86,13 @@ def in_turn(candidates, repeats):
         for name, call in candidates.items():
             before = _begin_memory()
             began = time.perf_counter()
-            call()
+            result = call()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - began)
+            if results is not None:
+                results[name] = result
+            del result  # which would count as memory of the next one
             if before is not None:
                 memory[name].append(_peak_memory() - before)
     return {

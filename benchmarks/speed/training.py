@@ -185,15 +185,11 @@ def trainer(run):
 def measure(run, repeats):
     """Seconds, memory and losses of everybody, as JSON-able values."""
     losses, candidates = {}, {"ours": run.ours, "Trainer": lambda: trainer(run), "paper's way": lambda: paper(run)}
-
-    def keep(name):
-        losses[name] = np.array(candidates[name]())
-
-    found = in_turn({name: lambda name=name: keep(name) for name in candidates}, repeats)
+    found = in_turn(candidates, repeats, losses)
     for name, record in found.items():
         record["samples a second"] = len(run) / record["seconds"]
         record["times ours"] = record["seconds"] / found["ours"]["seconds"]
-        record["largest difference of losses"] = float(np.abs(losses[name] - losses["ours"]).max())
+        record["largest difference of losses"] = float(np.abs(np.subtract(losses[name], losses["ours"])).max())
     return {
         "steps": run.steps,
         "samples a step": run.batch,
