@@ -90,6 +90,20 @@ def alike_vectors(rows, shape):
     return np.stack([among(kept) for kept in without_each_fold(rows)])
 
 
+def seen_through(users, trains, count):
+    """Through which of so many vectors rows are looked at: training rows through those without the fold of their user.
+
+    Args:
+        users (numpy.ndarray): of the rows, int [n].
+        trains (numpy.ndarray or bool): which rows are training rows, bool [n].
+        count (int): FOLDS + 1; 1 for requests, which know those of all users alone.
+
+    Returns:
+        numpy.ndarray: int [n]; the last are those of all users.
+    """
+    return np.where(trains & (count > 1), users % FOLDS, count - 1)
+
+
 @dataclass(frozen=True, eq=False)
 class RatedAlike:
     """The behaviours of a row's own past whose items are rated most like an item.
@@ -127,10 +141,8 @@ class RatedAlike:
         """
         row_ids, targets, columns = np.asarray(row_ids), np.asarray(targets), self.rows
         found, weights = np.full((len(row_ids), NEIGHBOURS), -1, dtype=np.int32), np.full((len(row_ids), NEIGHBOURS), np.nan)
-        through = np.full(len(row_ids), len(self.vectors) - 1)
-        if len(self.vectors) > 1:
-            trains = np.isin(columns.split[row_ids], (TRAIN, NO_SPLIT))
-            through[trains] = columns.user[row_ids[trains]] % FOLDS
+        trains = np.isin(columns.split[row_ids], (TRAIN, NO_SPLIT))
+        through = seen_through(columns.user[row_ids], trains, len(self.vectors))
         for fold in np.unique(through):
             here = through == fold
             retriever = Retriever(columns, self.histories, self.vectors[fold], NEIGHBOURS, "cosine")

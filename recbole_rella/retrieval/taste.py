@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_rella.retrieval.factors import factors
-from recbole_rella.retrieval.rated_alike import FOLDS, residuals_among, without_each_fold
+from recbole_rella.retrieval.rated_alike import residuals_among, seen_through, without_each_fold
 from recbole_rella.rows.item_statistics import answers_of
 from recbole_rella.rows.kalman import LIKED, RATED, followed
 
@@ -75,16 +75,6 @@ class Taste:
         own[places < 0] = 0.0
         return Taste(own[None], self.deviations[-1:])
 
-    def of_users(self, users, trains):
-        """Through which vectors the rows of users are looked at, int, of the shape of `users`.
-
-        Args:
-            users (numpy.ndarray): user ids.
-            trains (bool): whether the rows are training rows.
-        """
-        every = len(self.vectors) - 1
-        return users % FOLDS if trains and every else np.full(np.shape(users), every)
-
     def expected(self, kind, users, items, answers, trains):
         """By how much more users are expected to answer than the items' means, before each behaviour.
 
@@ -97,7 +87,7 @@ class Taste:
         Returns:
             numpy.ndarray: float64 [n].
         """
-        through = self.of_users(users, trains)
+        through = seen_through(users, trains, len(self.vectors))
         deviations = self.deviations[through, kind]
         lengths = np.diff(np.append(np.flatnonzero(np.append(True, users[1:] != users[:-1])), len(users)))
         expected, _ = followed(self.vectors[through, items].astype(np.float64), answers / deviations, lengths)
@@ -114,7 +104,7 @@ class Taste:
         Returns:
             numpy.ndarray: float64 [m].
         """
-        through = int(self.of_users(np.int64(user), trains))
+        through = int(seen_through(user, trains, len(self.vectors)))
         vectors, deviation = self.vectors[through].astype(np.float64), self.deviations[through, kind]
         _, states = followed(vectors[items], answers / deviation, np.array([len(items)]))
         return (states[0, 0] + vectors[targets] @ states[0, 1:]) * deviation
