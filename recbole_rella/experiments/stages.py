@@ -14,7 +14,7 @@ from recbole_rella.experiments.plan import Entry, make_entries, make_run
 from recbole_rella.experiments.runs import execute
 from recbole_rella.files import read_yaml
 from recbole_rella.key_rules import names_a_run
-from recbole_rella.keys import is_word
+from recbole_rella.keys import affecting, is_word
 
 # What the run of ReLLa behind adapter_from does without.
 _THIRD_STAGE = ("crm", "adapter_from", "spa", "spa_tokens", "spa_init", "cflora", "cflora_input", "cflora_init")
@@ -65,9 +65,12 @@ def _first(experiment, run):
         (entry,) = make_entries([settings["crm"]])
         found["crm"] = make_run(experiment, entry, run.seed)
     if is_word("adapter_from", settings.get("adapter_from")):
-        # As ReLLa is tuned by itself it may have another embedded LLM, which the adapters would not fit.
+        # As ReLLa is tuned by itself, or as a data set's file has it, it may have another embedded LLM than the run: the adapters
+        # would not fit.
         stage = make_run(experiment, Entry("ReLLa", "ReLLa", {}), run.seed, tuned_as=run.entry.label)
         kept = {key: value for key, value in stage.settings.items() if key not in _THIRD_STAGE}
+        of_llm = affecting("llm", "mini") if is_word("llm", settings.get("llm", "mini")) else affecting("llm")
+        kept |= {key: settings[key] for key in of_llm if key in settings}
         # A data set's file may have turned them on.
         off = {key: False for key in ("spa", "cflora") if experiment.base.rella_defaults.get(key)}
         found["adapter_from"] = replace(stage, settings={**kept, **off})

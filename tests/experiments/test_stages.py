@@ -57,6 +57,8 @@ def test_a_stage_has_no_settings_that_were_chosen_for_rella_alone(movies, llms, 
     found = {path.parent.name.split("-")[0]: read_run(path.parent).given for path in Path("runs").glob("*/*/metrics.json")}
     assert found["ReLLa"]["llm"] == found["ReLLaX"]["llm"] == "mini" and found["ReLLa"]["mini_dropout"] != 0.5
     assert found["SIM"]["embedding_size"] == 3
+    # One that the variant itself asks for, they share.
+    assert found["ReLLa"]["mini_num_layers"] == found["ReLLaX"]["mini_num_layers"] == 2 != tiny["mini_num_layers"]
 
 
 def test_a_stage_that_fails_is_told(movies, llms, in_this_process):
