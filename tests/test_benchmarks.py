@@ -57,6 +57,7 @@ def test_what_stands_beside_an_engine(work):
     assert other["largest difference"] == pytest.approx(0.25, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_every_way_to_tune_gives_the_same_losses(movies, llms):
     """By our own trainer, by Hugging Face's, and by the paper's loop; begun again, ours gives them again."""
     name, tiny = movies
