@@ -155,7 +155,7 @@ def test_side_by_side_command(command, run):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "the same for every model" in done.stdout and done.stdout.count(": done, ") in (1, 2, 3), done.stdout
     (page,) = [p for p in Path("saved").glob("*/*.md")]
-    assert re.search(r"^\| (ReLLa|zero_shot|TWIN).* \| .*0\.\d{4}", page.read_text(), re.M)
+    assert re.search(r"^\| (ReLLa|zero_shot|TWIN|TALLRec).* \| .*0\.\d{4}", page.read_text(), re.M)
 
 
 @pytest.mark.parametrize("command", map(slow, TUNING))
