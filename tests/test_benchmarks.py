@@ -167,6 +167,7 @@ def test_what_the_page_says_of_24_gb():
         assert fits(name, "8bit", False, 1024) == ("13B" not in name)
 
 
+@pytest.mark.slow
 def test_history_features_of_many_rows_are_those_of_each():
     rows, genres = history_features.synthetic(3000)
     features = HistoryFeatures(

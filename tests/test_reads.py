@@ -23,6 +23,7 @@ SMALL = {"tree_rounds": 12, "tree_leaves": 4}
 NUMBERS_IN_A_LINE = "{{ profile }}\n{% for b in behaviours %}{{ b.text }}\n{% endfor %}{{ history.user_mean }} {{ question }}"
 
 
+@pytest.mark.slow
 def test_a_table_says_who_read_what_and_that_it_was_the_same_past(movies, in_this_process):
     name, tiny = movies
     models = ["FM", "FM+history", "Tree", "ReLLa"]

@@ -11,6 +11,7 @@ from recbole_rella.experiments.sweep import run_sweep
 from recbole_rella.keys import ConfigError
 
 
+@pytest.mark.slow
 def test_sweep_of_the_history_size(movies, in_this_process):
     name, tiny = movies
     lines = []

@@ -105,6 +105,7 @@ def test_it_is_unpacked_once_and_again_where_the_folder_is_damaged(made, tmp_pat
     assert len(times) == 3 and identity.startswith("gguf ")
 
 
+@pytest.mark.slow
 @reads
 def test_a_run_with_it_gives_the_scores_of_the_checkpoint(made, movies):
     path, folder = made
