@@ -120,6 +120,7 @@ def test_a_run_with_it_gives_the_scores_of_the_checkpoint(made, movies):
     np.testing.assert_allclose(*scores, atol=1e-5)
 
 
+@pytest.mark.slow
 @reads
 def test_a_saved_scorer_names_the_file_and_not_its_folder_in_the_cache(made, movies, tmp_path, monkeypatch):
     """On another machine, whose cache is empty."""

@@ -54,6 +54,7 @@ def test_it_answers_the_prompts_question_straight_from_pretraining(seed, tmp_pat
     assert np.mean([torch.softmax(x, -1)[[yes, no]].sum().item() for x in logits]) > 0.9
 
 
+@pytest.mark.slow
 def test_it_learns_from_numbers_what_no_word_says(tmp_path):
     """All films have one name; the mean of a film's ratings tells them apart. The projector comes with the LLM."""
     name, tiny = films(tmp_path, 1, title="Film")
