@@ -9,6 +9,7 @@ dropout, and must show the same losses. Writes results/speed/training.json.
 import argparse
 import copy
 import logging
+import sys
 import tempfile
 
 import numpy as np
@@ -223,8 +224,8 @@ def main():
         with no_command_line():
             run = Run(make_config("ReLLa", "ml-100k", config_dict={**prompts.settings, **SETTINGS, **own}))
             record = measure(run, known.repeats)
-    given = "".join(f" --{name}={value}" for name, value in vars(known).items() if value != parser.get_default(name))
-    write("training", {"command": COMMAND + given, "machine": machine(), "dtype": str(dtype), "shape": known.shape, **record})
+    command = " ".join([COMMAND, *sys.argv[1:]])
+    write("training", {"command": command, "machine": machine(), "dtype": str(dtype), "shape": known.shape, **record})
     for name, found in record["candidates"].items():
         print(f"{name}: {found['samples a second']:.2f} samples/s, {found['times ours']:.2f}x")
 

@@ -27,7 +27,7 @@ from recbole_rella.files import fingerprint
 from recbole_rella.key_rules import reads_both
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.prompt.in_chunks import in_chunks
-from recbole_rella.prompt.prompter import Prompter, RowTexts
+from recbole_rella.prompt.prompter import Prompter, RowTexts, shown_by
 from recbole_rella.prompt.stored_prompts import stored_prompts
 from recbole_rella.prompt.template import TemplateError
 from recbole_rella.prompt.tokenization import PromptTokenizer
@@ -140,10 +140,7 @@ def assemble(dataset, parts):
         user_ids=dataset.user_ids,
         item_ids=dataset.item_ids,
         template=template,
-        history_size=config["history_size"],
-        history_order=config["history_order"],
-        history_window=config["history_window"],
-        recent_size=min(config["history_recent_size"], config["history_size"]),
+        **shown_by(config),
         features=history_features(dataset, template.numbers, asked_by="prompt_template") if template.numbers else None,
     )
     _warn_of_nameless(template, dataset.item_num)

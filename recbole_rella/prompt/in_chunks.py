@@ -47,10 +47,10 @@ def in_chunks(function, rows, what, workers=0, show_progress=False):
         RellaError: of `function`.
     """
     chunks = [rows[begin : begin + _ROWS] for begin in range(0, len(rows), _ROWS)]
-    # A generator of its own: a DataLoader draws a number when it begins, and the run is to go on as without it.
-    draws, workers = torch.Generator(), min(workers, len(chunks) - 1)
+    workers = max(0, min(workers, len(chunks) - 1))
+    # A DataLoader draws a number when it begins: of a generator of its own, so that the run goes on as without it.
     loader = DataLoader(
-        _Chunks(function, chunks), batch_size=None, num_workers=max(0, workers), collate_fn=_as_it_is, generator=draws
+        _Chunks(function, chunks), batch_size=None, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator()
     )
     with bar(len(rows), what, show_progress) as done:
         for chunk, result in zip(chunks, loader):

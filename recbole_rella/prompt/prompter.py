@@ -27,6 +27,16 @@ class PromptBudgetError(RellaError):
     """A prompt does not fit into max_prompt_tokens even without any behaviour."""
 
 
+def shown_by(settings):
+    """What settings say of the behaviours that prompts show, by the names of RowTexts.
+
+    Args:
+        settings (Mapping): history_size, history_order, history_window, history_recent_size.
+    """
+    named = {name: settings[name] for name in ("history_size", "history_order", "history_window")}
+    return {**named, "recent_size": min(settings["history_recent_size"], settings["history_size"])}
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RowTexts:
     """Rows in words: which behaviours a prompt shows, and its text.

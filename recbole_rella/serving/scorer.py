@@ -20,7 +20,7 @@ from recbole_rella.key_rules import same_field
 from recbole_rella.keys import affecting
 from recbole_rella.llm.rellax import trained_identity
 from recbole_rella.llm.scoring import p_yes, pad
-from recbole_rella.prompt.prompter import Prompter
+from recbole_rella.prompt.prompter import Prompter, shown_by
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.quick_start import load_rella
@@ -341,11 +341,8 @@ class Scorer:
             user_ids=names,
             item_ids=[item.name for item in items],
             template=template,
-            history_size=settings["history_size"],
-            history_order=settings["history_order"],
-            history_window=settings["history_window"],
+            **shown_by(settings),
             retriever=retriever,
-            recent_size=min(settings["history_recent_size"], settings["history_size"]),
             features=features(template.numbers),
             tokenizer=parts.tokenizer,
             max_tokens=parts.max_tokens,
