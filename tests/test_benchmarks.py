@@ -21,7 +21,7 @@ from recbole_rella.rows.item_statistics import ItemStatistics
 
 
 @pytest.fixture(scope="module")
-def work():
+def work(tmp_path_factory):
     lines = [f"Movie {i} ({1980 + i}): {1 + i % 5} stars\n" for i in range(12)]
     texts = [
         f"Judge what this person likes.\nThis person is {30 + user} years old.\n{''.join(lines[: 3 + row])}"
@@ -29,7 +29,7 @@ def work():
         for user in range(3)
         for row in range(8)
     ]
-    made = workload.make_llm("1M", texts * 20, "cpu", torch.float32)
+    made = workload.make_llm("1M", texts * 20, "cpu", torch.float32, tmp_path_factory.mktemp("llm"))
     return workload.make_workload(texts, np.arange(len(texts)) % 2, made)
 
 

@@ -108,7 +108,7 @@ def main():
         texts, made, engines = prompts[15].test_rows(2000, True)[0], {}, {}
         for dtype in known.dtypes.split(","):
             kind = getattr(torch, dtype)
-            made[dtype] = real_llm(known.llm, kind) if known.llm else make_llm("25M", texts, "cpu", kind)
+            made[dtype] = real_llm(known.llm, kind, folder) if known.llm else make_llm("25M", texts, "cpu", kind, folder)
             engines[dtype] = Vllm(made[dtype][2], kind, made[dtype][1].answer_ids(texts[:5]))
             record["machine"]["versions"]["vllm"] = engines[dtype].version
         for case, texts, labels in cases(prompts, known.rows):

@@ -174,7 +174,7 @@ def cases(wanted, least, shapes, repeats, device, dtype):
         prompts = {k: Prompts(k, folder) for k in {15} | {k for _, k, _ in wanted}}
         llm_texts = prompts[15].test_rows(2000, True)[0]
         for shape in shapes:
-            made = make_llm(shape, llm_texts, device, dtype)
+            made = make_llm(shape, llm_texts, device, dtype, folder)
             ours(make_workload(llm_texts[:2], None, made))  # finds, once for an LLM, how it takes trees
             shared = {}  # of a whole batch, which does not depend on the rows that are measured
             for kind, k, rows in wanted:

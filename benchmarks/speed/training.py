@@ -211,7 +211,7 @@ def main():
     device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         prompts = Prompts(15, folder)
-        llm = make_llm(known.shape, prompts.shots(1000)[0], device, dtype)[2]
+        llm = make_llm(known.shape, prompts.shots(1000)[0], device, dtype, folder)[2]
         shots = known.steps * known.batch // 2
         logging.disable(logging.WARNING)
         own = {

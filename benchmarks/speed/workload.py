@@ -140,14 +140,14 @@ def _tokenizer(texts):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>", model_max_length=8192)
 
 
-def make_llm(shape, texts, device, dtype):
-    """A random LLM of a shape, saved with a tokenizer of the texts' words.
+def make_llm(shape, texts, device, dtype, within):
+    """A random LLM of a shape, saved with a tokenizer of the texts' words in a new folder within another.
 
     Returns:
         tuple: model, PromptTokenizer, pathlib.Path.
     """
     hidden, inner, layers, heads = SHAPES[shape]
-    folder = Path(tempfile.mkdtemp(prefix="speed-"))
+    folder = Path(tempfile.mkdtemp(dir=within))
     torch.manual_seed(0)
     LlamaForCausalLM(
         LlamaConfig(
@@ -170,10 +170,10 @@ def make_llm(shape, texts, device, dtype):
     return llm, tokenizer, folder
 
 
-def real_llm(path, dtype):
-    """A real LLM, a folder or a GGUF file; as `make_llm` gives it, on the CPU, its folder with the weights in `dtype`."""
+def real_llm(path, dtype, within):
+    """A real LLM, a folder or a GGUF file; as `make_llm` gives it, on the CPU, its new folder with the weights in `dtype`."""
     source = unpacked(path, cache_folder({"cache_dir": None})) if is_gguf(str(path)) else Path(path)
-    folder = Path(tempfile.mkdtemp(prefix="speed-"))
+    folder = Path(tempfile.mkdtemp(dir=within))
     llm, own = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval(), AutoTokenizer.from_pretrained(source)
     llm.save_pretrained(folder)
     own.save_pretrained(folder)
