@@ -1,7 +1,7 @@
 """Beside a run of ReLLa, on the same rows: models that are told the same past in numbers, and are fitted in seconds.
 
-They show at once what the LLM adds, or does not. They learn from all training rows that the run may use, shots or not, as the
-embedded LLM does.
+They show at once what the LLM adds, or does not. They learn from all training rows that the run may learn from, shots or not, as
+the embedded LLM does; means of items are made of all training rows, as histories are.
 """
 
 import sys

@@ -115,6 +115,17 @@ def test_without_a_validation_auc_bias_shrinks_by_ten(movies):
     assert model.chosen == {"item_shrinkage": 10, "user_shrinkage": 10}
 
 
+def test_where_no_row_has_an_earlier_one_bias_tells_all_rows_the_same(movies):
+    """All rows are of one time: nothing that a training row may take was rated before it."""
+    config, dataset, (train, valid, test) = built("Bias", *movies)
+    dataset.rows.time[:] = 7
+    model = Bias(config, dataset)
+    model.fit_rows(train, valid)
+    liked = dataset.rows.label[train].mean()
+    np.testing.assert_allclose(model.scores(test), liked, atol=0.01)
+    np.testing.assert_array_equal(model.scores(train), 0.5)
+
+
 # RecBole's trees.
 
 

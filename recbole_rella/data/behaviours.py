@@ -74,7 +74,7 @@ class Behaviours:
         for names, branch in zip(BEHAVIOUR_COLUMNS, self.branches):
             found = without_gaps(np.asarray(branch(row_ids, targets), dtype=np.int64))
             there = found >= 0
-            seconds = self.rows.time[row_ids][:, None] - self.rows.time[found]
+            seconds = self.rows.time[row_ids][:, None] - self.rows.time[found] if self.rows.timed else np.zeros(found.shape)
             gaps = 1 + np.log2(np.maximum(seconds, 0) + 1.0).astype(np.int64)
             values = (self.rows.item[found], self.scale.codes[found], np.minimum(gaps, GAPS - 1))
             columns |= {name: torch.from_numpy(np.where(there, value, 0).astype(np.int64)) for name, value in zip(names, values)}

@@ -14,7 +14,7 @@ from recbole_rella.prompt.prompter import RowTexts
 from recbole_rella.retrieval.encoder import TfidfEncoder
 from recbole_rella.retrieval.item_space import item_space
 from recbole_rella.retrieval.retriever import Retriever
-from recbole_rella.rows.history import NO_SPLIT, TRAIN
+from recbole_rella.rows.item_statistics import training_rows
 
 # Its retrieval needs no LLM, as there is none yet.
 _SENTENCE, _PCA_DIM = "{{ item | fields }}", 512
@@ -82,7 +82,7 @@ def embedded_llm(dataset, texts, template, folder, features=None, found_by=None)
 
     vocabulary = [template.item(item)["text"] + "\n" for item in range(1, dataset.item_num)] + sentences[1:]
     vocabulary += [template.profile(user)["profile"] + "\n" for user in range(1, dataset.user_num)]
-    read = np.flatnonzero(np.isin(rows.split, (TRAIN, NO_SPLIT)) & (np.arange(len(rows)) <= train_rows.max()))
+    read = np.flatnonzero(training_rows(rows))  # the pool's and, for the numbers, the others
     columns = [column[read] for column in (rows.user, rows.item, rows.time, rows.rating, rows.label) if column is not None]
     words = [dataset.words[kind].content() for kind in ("user", "item")]
     numbers, answers = None, tuple(f" {answer}" for answer in reversed(texts["answers"]))

@@ -63,7 +63,8 @@ class CountsFilteredRows:
             # RecBole's sort leaves rows of the same time in any order; which of them stays must not depend on the file's.
             inter, ids = self.inter_feat, [self.uid_field, self.iid_field]
             time = [self.time_field] if self.time_field in inter else []
-            answers = [self.config["RATING_FIELD"], self.label_field, *(self.config["threshold"] or {})]
+            threshold = self.config["threshold"]  # which is checked where labels are made of it
+            answers = [self.config["RATING_FIELD"], self.label_field, *(threshold if isinstance(threshold, dict) else ())]
             columns = list(dict.fromkeys([*time, *ids, *(field for field in answers if field in inter)]))
             inter.sort_values(columns, kind="stable", inplace=True)
             if time:
@@ -145,10 +146,11 @@ class CountsFilteredRows:
         listed[feat[field].to_numpy()] = True
         unlisted = np.flatnonzero(in_rows & ~listed)
         if len(unlisted):
+            shown = "they are shown by their id" if kind == "item" else "their profiles have no field but the id"
             self._check_written_alike(kind, field, tokens[unlisted], tokens[listed], not (in_rows & listed).any())
             self.account.odd(
                 f"No line in the .{kind} file for {len(unlisted)} of {int(in_rows.sum())} {kind}s in the rows "
-                f"({and_more(tokens[unlisted], len(unlisted))}): their rows are kept, and they are shown by their id "
+                f"({and_more(tokens[unlisted], len(unlisted))}): their rows are kept, and {shown} "
                 "(filter_inter_by_user_or_item: True leaves them out)."
             )
 

@@ -5,27 +5,31 @@ from recbole_rella.errors import RellaError
 from recbole_rella.files import cached_arrays
 from recbole_rella.key_rules import DEFAULT_HISTORY, HISTORY_NUMBERS, MEAN_EMBEDDING, same_field, text_encoder
 from recbole_rella.keys import affecting
-from recbole_rella.retrieval.rated_alike import RatedAlike, alike_vectors
+from recbole_rella.retrieval.rated_alike import RatedAlike, alike_arrays
 from recbole_rella.retrieval.taste import Taste, taste_arrays
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.item_statistics import ItemStatistics, answers_of, training_rows
+
+# The number that is made of times themselves, not of their order.
+_OF_TIME = "days_since_last"
 
 
 class HistoryError(RellaError):
     """The rows do not have what a history feature is made of."""
 
 
-def history_names(given, category):
+def history_names(given, category, timed=True):
     """The numbers that a setting asks for.
 
     Args:
         given (list of str or None): history_fields.
         category (str or None): the item field of categories.
+        timed (bool): whether the rows have times.
 
     Returns:
-        tuple of str: in the order given, each once; `default` stands for all of them.
+        tuple of str: in the order given, each once; `default` stands for all that there are.
     """
-    default = [*HISTORY_NUMBERS]
+    default = [name for name in HISTORY_NUMBERS if timed or name != _OF_TIME]
     default += [f"same_{category}_{of}" for of in ("mean", "residual", "count")] if category else []
     names = [name for word in given or () for name in (default if word == DEFAULT_HISTORY else [word])]
     return tuple(name for name in dict.fromkeys(names) if name != MEAN_EMBEDDING)
@@ -74,6 +78,11 @@ def history_features(dataset, names, retriever=None, asked_by="history_fields"):
             f"{asked_by}: expected rows with a rating or a label, found neither in {dataset.dataset_name}; name the columns in "
             "RATING_FIELD or LABEL_FIELD and load_col."
         )
+    if _OF_TIME in names and not dataset.rows.timed:
+        raise HistoryError(
+            f"{asked_by}: expected no {_OF_TIME} of rows without times, which stand in a random order (history_shuffle_seed), "
+            "found it; leave it out, or name the times in TIME_FIELD."
+        )
     rows, fields = dataset.rows, [field for field in dict.fromkeys(map(same_field, names)) if field]
     loaded = dataset.words["item"].table
     for field in fields:
@@ -104,8 +113,7 @@ def _learned(dataset, kind, make, *more):
 
 def _rated_alike(dataset):
     """Which items are rated alike."""
-    made = _learned(dataset, "rated-alike", lambda rows, shape: {"vectors": alike_vectors(rows, shape)})
-    return RatedAlike(dataset.rows, dataset.histories, made["vectors"])
+    return RatedAlike(dataset.rows, dataset.histories, **_learned(dataset, "rated-alike", alike_arrays))
 
 
 def _taste(dataset):

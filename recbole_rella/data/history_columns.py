@@ -70,7 +70,7 @@ def add_history_columns(dataset, parts):
         RellaError: the data set, or an encoder, does not have what they are made of.
     """
     given = dataset.config["history_fields"]
-    names = history_names(given, dataset.category_field())
+    names = history_names(given, dataset.category_field(), dataset.rows.timed)
     row_ids = [part.inter_feat[ROW_ID].numpy() for part in parts]
     if names:
         every = np.unique(np.concatenate(row_ids))

@@ -92,7 +92,9 @@ def soft_places(config, dataset, crm, vocabulary):
 
 def _names(config, dataset):
     """The numbers of histories that soft tokens or gates are made of, tuple of str."""
-    return history_names(config["history_fields"], dataset.category_field()) if "history" in _wanted(config) else ()
+    if "history" not in _wanted(config):
+        return ()
+    return history_names(config["history_fields"], dataset.category_field(), dataset.rows.timed)
 
 
 def check_numbers(config, numbers):
@@ -120,7 +122,7 @@ def history_numbers(config, dataset):
     """
     if "history" not in _wanted(config):
         return None
-    return history_features(dataset, history_names(config["history_fields"], dataset.category_field()))
+    return history_features(dataset, history_names(config["history_fields"], dataset.category_field(), dataset.rows.timed))
 
 
 def make_rellax(config, llm, assembly, train_rows):

@@ -23,6 +23,7 @@ from recbole_rella.rows.counts import differing, sentence
 from recbole_rella.rows.draw import drawn
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
+from recbole_rella.rows.numbers import as_whole
 from recbole_rella.rows.order import by_time, repeats, shuffled, sort_rank
 from recbole_rella.rows.split import Split, SplitError, rows_identity
 
@@ -112,7 +113,7 @@ class KeepsRows(CountsFilteredRows, ReadsAtomicFiles):
             self.set_field_property(self.time_field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
         split = np.full(len(order), NO_SPLIT, dtype=np.int8)
         rating, label = (None if column is None else column[order] for column in (rating, label))
-        self.rows = Rows(user[order], item[order], np.floor(time[order]).astype(np.int64), rating, label, split)
+        self.rows = Rows(user[order], item[order], as_whole(time[order]), rating, label, split, timed=seed is None)
         self.histories = Histories(self.rows, self.user_num)
         inter[ROW_ID] = row_id
         # A token field holds integers, which float32 would round beyond 16 million rows.

@@ -16,7 +16,7 @@ from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.fields import BOTH, RECENT
 from recbole_rella.rows.history import Histories, Rows
-from recbole_rella.rows.numbers import as_in_file
+from recbole_rella.rows.numbers import as_in_file, in_whole
 
 # How the retrieved behaviours stand, given closest first. Those of `both` that are there for being recent follow them, in time
 # order, but where all shown behaviours stand in time order.
@@ -71,7 +71,7 @@ class RowTexts:
             int(rows.item[row]),
             None if rows.rating is None else as_in_file(rows.rating[row]),
             None if rows.label is None else int(rows.label[row]),
-            int(rows.time[row]),
+            in_whole(rows.time[row].item()) if rows.timed else None,
         )
 
     def _others(self, history, shown):

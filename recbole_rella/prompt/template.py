@@ -144,9 +144,9 @@ def places_of_marks(text):
 
 
 def _fields(values):
-    """Jinja filter: the fields that have a value, as ``name: value; name: value``, without the ids if there are others."""
+    """Jinja filter: the fields that have a value, as ``name: value; name: value``; the first, the id, if there is no other."""
     known = {field: value for field, value in values.items() if value}
-    named = {field: value for field, value in known.items() if not field.endswith("_id")} or known
+    named = {field: value for field, value in known.items() if field != next(iter(values))} or known
     return "; ".join(f"{field.replace('_', ' ')}: {value}" for field, value in named.items())
 
 
@@ -191,12 +191,12 @@ def _names(node, name):
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A shown behaviour, as the Prompter hands it over: item id, raw rating or None, label or None, raw time."""
+    """A shown behaviour, as the Prompter hands it over: item id; raw rating, label and raw time, or None."""
 
     item: int
     rating: float | None
     label: int | None
-    time: int
+    time: int | float | None
 
 
 class PromptTemplate:
@@ -221,7 +221,7 @@ class PromptTemplate:
         self._environment = _Environment()
         self._user_fields, self._item_fields = user_fields, item_fields
         self._words = {"noun": noun, "yes": answers[0], "no": answers[1]}
-        self._answers = answers
+        self._answers, self._of_nothing = answers, None
         self._compiled = lru_cache(maxsize=32)(self._compile)
         self._texts = {"prompt_template": layout, "prompt_profile": profile, "prompt_item": item, "prompt_rating": rating}
         for key, text in self._texts.items():
@@ -291,13 +291,22 @@ class PromptTemplate:
             raise TemplateError(f"{key}: a prompt text cannot be rendered: {type(error).__name__}: {error}.") from error
 
     def _item(self, item):
-        """Fields and name of an item; one whose fields render to nothing is named by its id."""
+        """Fields and name of an item; one of which its fields say nothing is named by its id."""
         fields = Fields(self._item_fields(item), "item")
         text = clean(self._render("prompt_item", item=fields))
-        nameless = not any(character.isalnum() for character in text)
+        nameless = self._says_nothing(text, fields)
         if nameless:
             text = f"{self._words['noun']} {next(iter(fields.values()))}"
         return {"text": text, "item": fields, "nameless": nameless}
+
+    def _says_nothing(self, text, fields):
+        """Whether prompt_item says of an item what it says where all fields are empty, or has no letter and no digit."""
+        if self._of_nothing is None:
+            try:
+                self._of_nothing = clean(self._render("prompt_item", item=Fields(dict.fromkeys(fields, ""), "item")))
+            except TemplateError:  # which is no fault: no item may be like that
+                self._of_nothing = ""
+        return text == self._of_nothing or not any(character.isalnum() for character in text)
 
     def has_name(self, item):
         """Whether prompt_item renders to a name for this item; else it is shown by its id."""
@@ -352,7 +361,7 @@ class PromptTemplate:
         """
         numbers = numbers or {}
         shown = [
-            Parts(self._behaviour(b.item, b.rating, b.label, marked), time=b.time, number=number)
+            Parts(self._behaviour(b.item, b.rating, b.label, marked), number=number, **({} if b.time is None else {"time": b.time}))
             for number, b in enumerate(behaviours, start=1)
         ]
         asked = Parts(self.item(target), **{part: numbers[name] for part, name in _OF_TARGET.items() if name in numbers})

@@ -41,4 +41,4 @@ class Words:
 
     def content(self):
         """All of it as plain values, for a fingerprint."""
-        return {field: list(map(str, texts)) for field, texts in self.table.items()}, self.codes
+        return {field: list(map(str, texts)) for field, texts in self.table.items()}, self._named

@@ -40,7 +40,8 @@ class ItemSpace:
 
     def __init__(self, sentences, encoder, pca_dim, metric, arrays=None):
         self.sentences, self.encoder, self.pca_dim, self.metric = list(sentences), encoder, pca_dim, metric
-        self._distinct, self._place = np.unique(np.array(self.sentences, dtype=object).astype(str), return_inverse=True)
+        self._distinct = sorted(set(self.sentences))
+        self._places = {sentence: place for place, sentence in enumerate(self._distinct)}
         self.arrays = self._make() if arrays is None else arrays
 
     @property
@@ -56,12 +57,12 @@ class ItemSpace:
     @cached_property
     def _fitted(self):
         if hasattr(self.encoder, "fit"):
-            self.encoder.fit(list(self._distinct))
+            self.encoder.fit(self._distinct)
         return self.encoder
 
     def _make(self):
         logger.info("Encoding %d different item sentences.", len(self._distinct))
-        vectors = self._fitted.encode(list(self._distinct))[self._place]
+        vectors = self._fitted.encode(self._distinct)[[self._places[sentence] for sentence in self.sentences]]
         sparse = not isinstance(vectors, np.ndarray)
         mean = components = np.empty(0, dtype=np.float32)
         if self.pca_dim is not None and self.pca_dim < min(vectors.shape):
@@ -91,23 +92,20 @@ class ItemSpace:
         Returns:
             numpy.ndarray: float32 [m, d].
         """
-        sentences = np.array(sentences, dtype=object).astype(str)
-        place = np.minimum(np.searchsorted(self._distinct, sentences), len(self._distinct) - 1)
-        is_new = self._distinct[place] != sentences
-        vectors = self.vectors[self._items[place]]
-        if is_new.any():
-            vectors[is_new] = self._encode(sentences[is_new])
+        items = np.array([self._items.get(sentence, -1) for sentence in sentences], dtype=np.int64)
+        vectors = self.vectors[items]
+        new = np.flatnonzero(items < 0)
+        if len(new):
+            vectors[new] = self._encode([sentences[place] for place in new])
         return vectors
 
     @cached_property
     def _items(self):
-        """An item of the catalogue for each of its different sentences."""
-        items = np.empty(len(self._distinct), dtype=np.int64)
-        items[self._place] = np.arange(len(self._place))
-        return items
+        """Sentence -> an item of the catalogue that has it."""
+        return {sentence: item for item, sentence in enumerate(self.sentences)}
 
     def _encode(self, sentences):
-        vectors = self._fitted.encode(sentences.tolist())
+        vectors = self._fitted.encode(sentences)
         vectors = vectors if isinstance(vectors, np.ndarray) else vectors.toarray()
         if len(self.arrays["components"]):
             vectors = (vectors - self.arrays["mean"]) @ self.arrays["components"].T

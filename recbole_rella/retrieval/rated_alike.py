@@ -40,18 +40,35 @@ def residual_vectors(users, items, residuals, shape, size=32):
     return item_factors(users, items, residuals / np.sqrt(counts[items] + _SHRINKAGE), shape, size)
 
 
-def without_each_fold(rows):
+def folds_of(rows, users):
+    """The fold of each user: dealt out in the order of their first rows, which no numbering of ids and no order of lines changes.
+
+    Args:
+        rows (Rows): all rows.
+        users (int): user ids are below it.
+
+    Returns:
+        numpy.ndarray: int8 [users]; 0 for those without rows.
+    """
+    found, first = np.unique(rows.user, return_index=True)
+    folds = np.zeros(users, dtype=np.int8)
+    folds[found[np.argsort(first)]] = np.arange(len(found)) % FOLDS
+    return folds
+
+
+def without_each_fold(rows, folds):
     """Training rows without those of each fold of users, and all of them.
 
     Args:
         rows (Rows): all rows, with their split.
+        folds (numpy.ndarray): as of `folds_of`.
 
     Yields:
         numpy.ndarray: row_ids, int [n], ascending; FOLDS + 1 times.
     """
     learned = training_rows(rows)
     for fold in range(FOLDS):
-        yield np.flatnonzero(learned & (rows.user % FOLDS != fold))
+        yield np.flatnonzero(learned & (folds[rows.user] != fold))
     yield np.flatnonzero(learned)
 
 
@@ -70,38 +87,38 @@ def residuals_among(rows, kept, answers):
     return ItemStatistics(items, times, said).residuals(items, times, said)
 
 
-def alike_vectors(rows, shape):
-    """The vectors without each fold of users, and those of all of them, of the training rows.
+def alike_arrays(rows, shape):
+    """The vectors without each fold of users, and those of all of them, of the training rows; and the folds.
 
     Args:
         rows (Rows): all rows, with their split.
         shape (tuple of int): number of users and of items, padding included.
 
     Returns:
-        numpy.ndarray: float32 [FOLDS + 1, items, D]; the last are those of all users.
+        dict: vectors, float32 [FOLDS + 1, items, D], of which the last are those of all users; folds, as of `folds_of`.
     """
-    answers = answers_of(rows)
+    answers, folds = answers_of(rows), folds_of(rows, shape[0])
 
     def among(kept):
         residuals = residuals_among(rows, kept, answers)
         known = ~np.isnan(residuals)
         return residual_vectors(rows.user[kept][known], rows.item[kept][known], residuals[known], shape)
 
-    return np.stack([among(kept) for kept in without_each_fold(rows)])
+    return {"vectors": np.stack([among(kept) for kept in without_each_fold(rows, folds)]), "folds": folds}
 
 
-def seen_through(users, trains, count):
-    """Through which of so many vectors rows are looked at: training rows through those without the fold of their user.
+def seen_through(folds, users, trains):
+    """Through which vectors rows are looked at: training rows through those without the fold of their user.
 
     Args:
+        folds (numpy.ndarray or None): as of `folds_of`; None for requests, which know the vectors of all users alone.
         users (numpy.ndarray): of the rows, int [n].
         trains (numpy.ndarray or bool): which rows are training rows, bool [n].
-        count (int): FOLDS + 1; 1 for requests, which know those of all users alone.
 
     Returns:
-        numpy.ndarray: int [n]; the last are those of all users.
+        numpy.ndarray: int [n], places among the vectors.
     """
-    return np.where(trains & (count > 1), users % FOLDS, count - 1)
+    return np.zeros(np.shape(users), dtype=np.int8) if folds is None else np.where(trains, folds[users], FOLDS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +127,14 @@ class RatedAlike:
 
     Attributes:
         rows (Rows), histories (Histories): all rows.
-        vectors (numpy.ndarray): as of `alike_vectors`; of requests, which are no training rows, those of all users alone, [1, ...].
+        vectors, folds (numpy.ndarray): as of `alike_arrays`; of requests, which are no training rows, the vectors of all users
+            alone, [1, ...], and no folds.
     """
 
     rows: Rows
     histories: Histories
     vectors: np.ndarray
+    folds: np.ndarray | None = None
 
     @classmethod
     def of_requests(cls, rows, histories, vectors, places):
@@ -142,7 +161,7 @@ class RatedAlike:
         row_ids, targets, columns = np.asarray(row_ids), np.asarray(targets), self.rows
         found, weights = np.full((len(row_ids), NEIGHBOURS), -1, dtype=np.int32), np.full((len(row_ids), NEIGHBOURS), np.nan)
         trains = np.isin(columns.split[row_ids], (TRAIN, NO_SPLIT))
-        through = seen_through(columns.user[row_ids], trains, len(self.vectors))
+        through = seen_through(self.folds, columns.user[row_ids], trains)
         for fold in np.unique(through):
             here = through == fold
             retriever = Retriever(columns, self.histories, self.vectors[fold], NEIGHBOURS, "cosine")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_rella.retrieval.factors import factors
-from recbole_rella.retrieval.rated_alike import residuals_among, seen_through, without_each_fold
+from recbole_rella.retrieval.rated_alike import folds_of, residuals_among, seen_through, without_each_fold
 from recbole_rella.rows.item_statistics import answers_of
 from recbole_rella.rows.kalman import LIKED, RATED, followed
 
@@ -38,10 +38,10 @@ def taste_arrays(rows, shape):
 
     Returns:
         dict: vectors, float32 [FOLDS + 1, items, D]; deviations, float64 [FOLDS + 1, 2], of ratings and of labels around the means
-            of their items, 1 where they do not differ. The last are those of all users.
+            of their items, 1 where they do not differ, of which the last are those of all users; folds, as of `folds_of`.
     """
-    made = {"vectors": [], "deviations": []}
-    for kept in without_each_fold(rows):
+    made, folds = {"vectors": [], "deviations": []}, folds_of(rows, shape[0])
+    for kept in without_each_fold(rows, folds):
         deviations = []
         for kind, answers in ((RATED, answers_of(rows)), (LIKED, rows.label)):
             residuals = np.zeros(len(kept)) if answers is None else residuals_among(rows, kept, answers)
@@ -50,7 +50,7 @@ def taste_arrays(rows, shape):
             if kind == RATED:
                 made["vectors"].append(_vectors(rows.user[kept][known], rows.item[kept][known], residuals[known], shape))
         made["deviations"].append(deviations)
-    return {name: np.stack(arrays) for name, arrays in made.items()}
+    return {name: np.stack(arrays) for name, arrays in made.items()} | {"folds": folds}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,13 @@ class Taste:
     """What follows users.
 
     Attributes:
-        vectors (numpy.ndarray), deviations (numpy.ndarray): as of `taste_arrays`; of requests, which are no training rows, those
-            of all users alone, [1, ...].
+        vectors, deviations, folds (numpy.ndarray): as of `taste_arrays`; of requests, which are no training rows, those of all
+            users alone, [1, ...], and no folds.
     """
 
     vectors: np.ndarray
     deviations: np.ndarray
+    folds: np.ndarray | None = None
 
     def of_requests(self, places):
         """That of requests, which number items in another way.
@@ -87,7 +88,7 @@ class Taste:
         Returns:
             numpy.ndarray: float64 [n].
         """
-        through = seen_through(users, trains, len(self.vectors))
+        through = seen_through(self.folds, users, trains)
         deviations = self.deviations[through, kind]
         lengths = np.diff(np.append(np.flatnonzero(np.append(True, users[1:] != users[:-1])), len(users)))
         expected, _ = followed(self.vectors[through, items].astype(np.float64), answers / deviations, lengths)
@@ -104,7 +105,7 @@ class Taste:
         Returns:
             numpy.ndarray: float64 [m].
         """
-        through = int(seen_through(user, trains, len(self.vectors)))
+        through = int(seen_through(self.folds, user, trains))
         vectors, deviation = self.vectors[through].astype(np.float64), self.deviations[through, kind]
         _, states = followed(vectors[items], answers / deviation, np.array([len(items)]))
         return (states[0, 0] + vectors[targets] @ states[0, 1:]) * deviation

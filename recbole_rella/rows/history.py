@@ -20,10 +20,11 @@ class Rows:
 
     Attributes:
         user, item (numpy.ndarray): RecBole's internal ids, int32 [rows].
-        time (numpy.ndarray): as in the atomic file, int64 [rows].
+        time (numpy.ndarray): as in the atomic file, int64 [rows], or float64 where one is not whole.
         rating (numpy.ndarray or None): as in the atomic file, before any rescaling, float32 or float64 [rows].
         label (numpy.ndarray or None): 1 liked, 0 not, int8 [rows].
         split (numpy.ndarray): NO_SPLIT, TRAIN, VALID or TEST, int8 [rows].
+        timed (bool): False where the data has no times, and `time` says the order alone (history_shuffle_seed).
     """
 
     user: np.ndarray
@@ -32,6 +33,7 @@ class Rows:
     rating: np.ndarray | None
     label: np.ndarray | None
     split: np.ndarray
+    timed: bool = True
 
     def __len__(self):
         return len(self.user)

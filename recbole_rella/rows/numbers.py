@@ -22,6 +22,24 @@ def number_words(value):
     return text.removesuffix(".0")
 
 
+def as_whole(values):
+    """A column as integers, where all of them are.
+
+    Args:
+        values (numpy.ndarray): finite, float64 [n], below 2^63.
+
+    Returns:
+        numpy.ndarray: int64 [n], or `values`.
+    """
+    whole = values.astype(np.int64)
+    return whole if (whole == values).all() else values
+
+
+def in_whole(value):
+    """A number as int where it is whole: what a text says of it does not depend on the numbers beside it in its column."""
+    return int(value) if value == int(value) else value
+
+
 def as_exact(values):
     """A column in half the memory, where no number loses a digit by it.
 

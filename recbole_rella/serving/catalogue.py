@@ -202,7 +202,7 @@ class Catalogue:
             history (list of Did): oldest first.
 
         Returns:
-            float: whole, as the times of rows are; nan for None.
+            float: nan for None.
 
         Raises:
             RequestError: it is no number, or lies before the last behaviour.
@@ -212,7 +212,7 @@ class Catalogue:
             raise RequestError(
                 f"time: expected one that is not before the last behaviour's ({number_words(history[-1].time)}), found {time!r}."
             )
-        return np.nan if time is None else float(int(np.floor(time)))
+        return np.nan if time is None else time
 
     @staticmethod
     def _number(given, key, where="history"):

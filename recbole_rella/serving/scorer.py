@@ -33,7 +33,7 @@ from recbole_rella.rows.fields import KINDS
 from recbole_rella.rows.history import NO_SPLIT, Histories, Rows
 from recbole_rella.rows.item_statistics import ItemStatistics
 from recbole_rella.rows.item_values import ItemValues
-from recbole_rella.rows.numbers import as_in_file
+from recbole_rella.rows.numbers import as_in_file, as_whole
 from recbole_rella.serving import saved_scorer
 from recbole_rella.serving.catalogue import Catalogue, Did, Item, RequestError
 from recbole_rella.serving.soft_requests import SoftRequests
@@ -318,7 +318,7 @@ class Scorer:
         rows = Rows(
             user.astype(np.int32),
             item.astype(np.int32),
-            np.floor(time).astype(np.int64),
+            as_whole(time.astype(np.float64)),
             None if parts.catalogue.rating_type is None else rating.astype(parts.catalogue.rating_type),
             label.astype(np.int8) if parts.catalogue.has_label else None,
             np.full(len(user), NO_SPLIT, dtype=np.int8),

@@ -1,5 +1,7 @@
 """History features as columns of rows: what RecBole's models embed are the numbers of rows/features.py, undamaged."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -165,6 +167,8 @@ def test_what_is_refused(movies, caplog):
         make_config("FM", name, config_dict={**settings, "history_feilds": "default"})
     with pytest.raises(HistoryError, match="of the .item file among .*'class'.*found 'genre'"):
         data(history_fields=["same_genre_mean"])
+    with pytest.raises(HistoryError, match="history_fields: expected no days_since_last of rows without times"):
+        data(history_fields=["days_since_last"], history_shuffle_seed=3)
     with pytest.raises(HistoryError, match="found DIN, which reads sequences of items alone"):
         data("DIN", history_fields="default", train_neg_sample_args=None)
     with pytest.raises(HistoryError, match="expected eval_args with the mode labeled"):
@@ -219,3 +223,39 @@ def test_law_1_nothing_fitted_sees_held_out_answers(movies, buckets):
         for column in columns:
             assert torch.equal(ours.inter_feat[column], theirs.inter_feat[column]), column
     assert any(not torch.equal(before[2].inter_feat[c], after[2].inter_feat[c]) for c in columns)  # the past of test rows
+
+
+def _default_numbers(movies, order=slice(None), time=str, **more):
+    """The default numbers of all rows, with the lines of the file in another order and other words for their times."""
+    name, tiny = movies
+    path = Path(tiny["data_path"]) / name / f"{name}.inter"
+    header, *lines = path.read_text().splitlines()
+    lines = [line.split("\t") for line in np.array(lines)[order]]
+    path.write_text("\n".join([header, *("\t".join([*line[:3], time(float(line[3]))]) for line in lines)]) + "\n")
+    _, dataset, _ = build(movies, history_fields=[DEFAULT_HISTORY], **more)
+    default = history_names([DEFAULT_HISTORY], "class", dataset.rows.timed)
+    names = tuple(name for name in default if not name.startswith("similar_"))
+    return dataset.rows, names, history_features(dataset, names).of_rows(np.arange(len(dataset.rows)))
+
+
+def test_numbers_do_not_depend_on_the_order_of_the_lines(movies):
+    """Whose rows a training row is looked at without follows what users did, not where they stand in the file."""
+    _, _, expected = _default_numbers(movies)
+    _, _, found = _default_numbers(movies, order=np.random.default_rng(0).permutation(len(expected)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_times_may_have_fractions(movies):
+    """Numbers say the same of times whose unit is so large that they differ by fractions alone."""
+    rows, names, expected = _default_numbers(movies)
+    other, _, found = _default_numbers(movies, time=lambda time: repr(time / 2**30))
+    assert rows.time.dtype == np.int64 and other.time.dtype == np.float64 and np.floor(other.time).max() <= 1
+    days = names.index("days_since_last")
+    expected[:, days] /= 2**30
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-9)
+    assert not np.isnan(found[:, names.index("item_mean")][len(rows) // 2 :]).any()
+
+
+def test_rows_without_times_have_all_numbers_but_that_of_days(movies):
+    rows, names, found = _default_numbers(movies, history_shuffle_seed=3)
+    assert not rows.timed and "days_since_last" not in names and "user_last" in names and not np.isnan(found[-1]).any()

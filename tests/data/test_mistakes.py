@@ -246,6 +246,11 @@ MISTAKES = {
         "additional_feat_suffix: expected the files shop.emb",
     ),
     # Filters
+    "a threshold that names no column, and duplicates": (
+        FILES,
+        {"threshold": 4, "rm_dup_inter": "first"},
+        "threshold: expected one column and the lowest value that is liked, .* found 4",
+    ),
     "an interval that is none": (
         FILES,
         {"val_interval": {"rating": "3 to 5"}},

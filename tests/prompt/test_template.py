@@ -85,6 +85,21 @@ def test_generic_fields():
     assert generic.item(1)["text"] == "title: Heat"
     assert generic.item(3)["text"] == "item id: 9"
     assert generic.profile(1)["profile"] == "age: 24"
+    # Ids of something else are fields as any other.
+    own = template(item="{{ item | fields }}", item_fields=lambda item: {"item_id": "7", "brand_id": "3", "price": ""})
+    assert own.item(1)["text"] == "brand id: 3"
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ item.title }} of {{ item.year }}", "{{ item.title }}", "{{ item.title[0] }} of {{ item.year }}"]
+)
+def test_an_item_without_fields_is_shown_by_its_id(text):
+    """Whatever words stand around them."""
+    fields = {1: {"item_id": "7", "title": "Heat", "year": "1995"}, 2: {"item_id": "9", "title": "", "year": ""}}
+    made = template(item=text, item_fields=fields.__getitem__)
+    assert made.has_name(1) and made.item(1)["text"][0] == "H"
+    if "[" not in text:  # which has nothing to say of such an item
+        assert not made.has_name(2) and made.item(2)["text"] == "movie 9"
 
 
 def test_missing_fields_are_named():

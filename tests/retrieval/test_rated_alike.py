@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_rella.retrieval.rated_alike import FOLDS, NEIGHBOURS, RatedAlike, alike_vectors, residual_vectors
+from recbole_rella.retrieval.rated_alike import FOLDS, NEIGHBOURS, RatedAlike, alike_arrays, folds_of, residual_vectors
 from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID, Histories, Rows
 
 USERS, ITEMS = 13, 9
@@ -27,11 +27,11 @@ def two_camps(seed=0, per_user=12):
 
 def made(rows):
     histories = Histories(rows, USERS)
-    return RatedAlike(rows, histories, alike_vectors(rows, (USERS, ITEMS)))
+    return RatedAlike(rows, histories, **alike_arrays(rows, (USERS, ITEMS)))
 
 
 def test_items_that_the_same_users_like_are_close_and_those_of_the_other_camp_are_not():
-    vectors = alike_vectors(two_camps(per_user=60), (USERS, ITEMS))
+    vectors = alike_arrays(two_camps(per_user=60), (USERS, ITEMS))["vectors"]
     assert vectors.shape[:2] == (FOLDS + 1, ITEMS) and vectors.dtype == np.float32
     for fold in vectors:
         close, even = fold[1:] @ fold[1:].T, np.arange(1, ITEMS) % 2 == 0
@@ -64,26 +64,38 @@ def test_a_users_own_answers_reach_none_of_the_vectors_that_its_training_rows_ar
     own = rows.user == user
     other[own] = data.draw(st.sampled_from([0.5, 5.0, 3.0]))
     changed = Rows(rows.user, rows.item, rows.time, other, rows.label, rows.split)
-    before, after = alike_vectors(rows, (USERS, ITEMS)), alike_vectors(changed, (USERS, ITEMS))
-    np.testing.assert_array_equal(before[user % FOLDS], after[user % FOLDS])
+    before, after = (alike_arrays(some, (USERS, ITEMS))["vectors"] for some in (rows, changed))
+    fold = folds_of(rows, USERS)[user]
+    np.testing.assert_array_equal(before[fold], after[fold])
+
+
+def test_users_are_dealt_out_evenly_and_by_what_they_did_whatever_their_numbers():
+    rows = two_camps()
+    folds = folds_of(rows, USERS)
+    there = np.unique(rows.user)
+    assert np.ptp(np.bincount(folds[there], minlength=FOLDS)) <= 1 and folds.dtype == np.int8
+    numbers = np.random.default_rng(0).permutation(USERS - 1) + 1
+    numbers = np.append(0, numbers)
+    other = Rows(numbers[rows.user], rows.item, rows.time, rows.rating, rows.label, rows.split)
+    np.testing.assert_array_equal(folds_of(other, USERS)[numbers[there]], folds[there])
 
 
 def test_no_answer_of_an_evaluated_row_reaches_any_vector():
     rows = two_camps()
     other = np.where(np.isin(rows.split, (VALID, TEST)), 0.5, rows.rating)
     changed = Rows(rows.user, rows.item, rows.time, other, rows.label, rows.split)
-    np.testing.assert_array_equal(alike_vectors(rows, (USERS, ITEMS)), alike_vectors(changed, (USERS, ITEMS)))
+    np.testing.assert_array_equal(*(alike_arrays(some, (USERS, ITEMS))["vectors"] for some in (rows, changed)))
     assert not np.array_equal(other, rows.rating)
 
 
 def test_the_behaviours_are_the_closest_ones_of_the_past_through_the_rows_own_vectors():
     rows = two_camps(per_user=30)
-    alike = made(rows)
+    alike, folds = made(rows), folds_of(rows, USERS)
     row_ids = np.flatnonzero(np.isin(rows.split, (TRAIN, VALID, TEST)))[-60:]
     found, weights = alike.weighted(row_ids, rows.item[row_ids])
     assert found.shape == weights.shape == (60, NEIGHBOURS)
     for row, shown, close in zip(row_ids, found, weights):
-        vectors = alike.vectors[rows.user[row] % FOLDS if rows.split[row] == TRAIN else FOLDS].astype(np.float64)
+        vectors = alike.vectors[folds[rows.user[row]] if rows.split[row] == TRAIN else FOLDS].astype(np.float64)
         past = alike.histories.of(row)
         cosines = vectors[rows.item[past]] @ vectors[rows.item[row]]
         best = np.sort(cosines)[::-1][:NEIGHBOURS]
@@ -114,4 +126,4 @@ def test_requests_see_the_vectors_of_all_users_and_new_items_are_like_no_other()
 def test_rows_of_which_nothing_is_said_have_vectors_of_zeros():
     rows = two_camps()
     same = Rows(rows.user, rows.item, rows.time, np.full(len(rows), 3.0), rows.label, rows.split)
-    assert not alike_vectors(same, (USERS, ITEMS)).any()
+    assert not alike_arrays(same, (USERS, ITEMS))["vectors"].any()

@@ -26,6 +26,7 @@ CLOSENESS = np.array([[0.0, 0.3, 0.1, 0.9, 0.5]] * ITEMS) + np.arange(ITEMS)[:, 
 TASTE = Taste(
     np.random.default_rng(0).normal(0, 0.3, (FOLDS + 1, ITEMS, 2)).astype(np.float32),
     np.array([[1.0, 0.5], [1.2, 0.4], [0.9, 0.45], [1.1, 0.5], [1.3, 0.55], [1.05, 0.48]]),
+    np.arange(100) % FOLDS,
 )
 
 

@@ -34,7 +34,7 @@ class Bias(FittedAtOnce):
         """Choose the two weights of `WEIGHTS` by validation AUC, and fit slope and intercept to the labels of training rows.
 
         The first training rows, before which nothing was rated, teach nothing. Without a validation AUC (no rows, or one label)
-        both weights are 10.
+        both weights are 10. Where the rows that teach have one label, or there are none, a row is as likely as a training row.
         """
         bias, label = RunningBias(self.rows, self.histories), self.rows.label
         measurable = len(np.unique(label[valid])) == 2
@@ -47,8 +47,12 @@ class Bias(FittedAtOnce):
                     best = area, item, user, scores
         _, item, user, self._value = best
         told = train[np.isfinite(self._value[train])]
-        line = LogisticRegression(C=np.inf).fit(self._value[told, None], label[told])
-        self._slope, self._intercept = float(line.coef_[0, 0]), float(line.intercept_[0])
+        if len(np.unique(label[told])) == 2:
+            line = LogisticRegression(C=np.inf).fit(self._value[told, None], label[told])
+            self._slope, self._intercept = float(line.coef_[0, 0]), float(line.intercept_[0])
+        else:
+            liked = int(label[train].sum())
+            self._slope, self._intercept = 0.0, float(np.log((liked + 1) / (len(train) - liked + 1)))
         self.chosen = {"item_shrinkage": item, "user_shrinkage": user}
 
     def scores(self, row_ids):

@@ -40,8 +40,8 @@ class Tree(FittedAtOnce):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        category = dataset.category_field()
-        self.names = history_names(config["history_fields"], category) or history_names([DEFAULT_HISTORY], category)
+        of_rows = dataset.category_field(), dataset.rows.timed
+        self.names = history_names(config["history_fields"], *of_rows) or history_names([DEFAULT_HISTORY], *of_rows)
         self._dataset = dataset
         self._by_area = config["valid_metric"].lower() == "auc"
         self._trees = HistGradientBoostingClassifier(
