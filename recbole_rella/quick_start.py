@@ -346,6 +346,11 @@ def load_run_data(run_folder: AnyPath, allow_changed: str | Iterable[str] = (), 
         raise RunError(
             f"run_folder: expected a finished run of ReLLa, found one of {run.model} without adapters in {run.folder}: {remedy}."
         )
+    if run.metrics is None:
+        raise RunError(
+            f"run_folder: expected a finished run of ReLLa, found one that was interrupted in {run.folder}: finish it with "
+            "--resume_from."
+        )
     return run, *_data_of(run, allow_changed, {"scoring_engine": TRANSFORMERS, **(engine or {})})
 
 

@@ -10,7 +10,7 @@ from recbole_rella import processes
 from recbole_rella.errors import RellaError
 from recbole_rella.llm.backbone import without_adapters
 from recbole_rella.llm.rellax import trained_identity
-from recbole_rella.llm.scoring import p_yes, pad
+from recbole_rella.llm.scoring import ONE_AT_A_TIME, p_yes, pad
 
 # Prompts of a probe, and by how much their scores may differ from those of transformers: other kernels sum in another order.
 _PROBED, _FLOAT32, _HALF = 8, 1e-4, 0.03
@@ -57,13 +57,14 @@ class Engine:
         """
         if not ids:
             return np.empty(0, dtype=np.float32)
-        weights, proved = trained_identity(self.llm, rellax), self._weights
-        self._weights = None  # of an engine that is left half way nothing is known
-        if weights != proved:
-            self._expect(ids, rellax)
-        scores = processes.from_first(lambda: self._of_first(ids, rellax, weights, weights == proved))
-        self._weights = weights
-        return scores
+        with ONE_AT_A_TIME:  # what an engine has, and what was proved, belong together
+            weights, proved = trained_identity(self.llm, rellax), self._weights
+            self._weights = None  # of an engine that is left half way nothing is known
+            if weights != proved:
+                self._expect(ids, rellax)
+            scores = processes.from_first(lambda: self._of_first(ids, rellax, weights, weights == proved))
+            self._weights = weights
+            return scores
 
     def _of_first(self, ids, rellax, weights, is_proved):
         if not is_proved:

@@ -6,6 +6,7 @@ first of all the prompts of the probe: it may have come back as another.
 """
 
 import asyncio
+import json
 import logging
 import os
 import time
@@ -170,7 +171,7 @@ class Servers(Engine):
                 return
             model = server.wanted
             if model is None:
-                models = await self._call(session, "GET", f"{server.url}/v1/models")
+                models = _from_json(await self._call(session, "GET", f"{server.url}/v1/models"))
                 try:
                     model = models["data"][0]["id"]
                 except (KeyError, IndexError, TypeError) as error:
@@ -211,7 +212,7 @@ class Servers(Engine):
             "allowed_token_ids": [yes, no],
             "return_tokens_as_token_ids": True,
         }
-        answer = await self._call(session, "POST", url + "/v1/completions", body)
+        answer = _from_json(await self._call(session, "POST", url + "/v1/completions", body))
         try:
             choices = sorted(answer["choices"], key=lambda choice: choice["index"])
             found = [dict(choice["logprobs"]["top_logprobs"][0]) for choice in choices]
@@ -226,7 +227,7 @@ class Servers(Engine):
         return two_way([one[names[0]] for one in found], [one[names[1]] for one in found])
 
     async def _call(self, session, method, url, body=None):
-        """The JSON that a server answers.
+        """The text that a server answers.
 
         Raises:
             _Later: it cannot be reached, or may answer otherwise soon; EngineError: it refuses.
@@ -238,6 +239,14 @@ class Servers(Engine):
                     raise _Later(f"HTTP {answer.status}: {text[:200]}")
                 if answer.status >= 400:
                     raise EngineError(f"scoring_engine: {url} refuses (HTTP {answer.status}): {text[:500]}")
-                return await answer.json()
+                return text
         except (self._http.ClientError, TimeoutError, asyncio.TimeoutError, ConnectionError) as error:
             raise _Later(f"{type(error).__name__}: {error}") from error
+
+
+def _from_json(text):
+    """What a server answers; the text itself where it is no JSON, in which nobody finds what is expected."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

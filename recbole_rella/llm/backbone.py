@@ -205,7 +205,8 @@ def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=Fa
         peft.PeftModel: only the adapters are trainable, in float32.
 
     Raises:
-        LLMError: a target module does not exist; lists the linear layers that do. Or no layer is left for adapters.
+        LLMError: a target module does not exist, is no linear layer, or is a head whose weights are those of the input; lists the
+            linear layers that there are. Or no layer is left for adapters.
     """
     names = [name for name, _ in model.named_modules()]
     decoder = next((name for name in names if model.get_submodule(name) is model.get_decoder()), "")
@@ -217,10 +218,13 @@ def add_lora(model, r, alpha, dropout, target_modules, gradient_checkpointing=Fa
             f"lora_target_modules: expected modules of {type(model).__name__}, found {missing}, which it does not have. "
             f"Its linear layers are {linear}."
         )
+    found = [name for name in names if any(name == t or name.endswith("." + t) for t in targets)]
+    _check_targets(model, found, linear)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    own = {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": _targets_in_decoder(names, decoder, targets)}
+    targets = _within(decoder, found, _head(model, names), targets)
+    own = {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets}
     try:
         return get_peft_model(model, LoraConfig(**own, bias="none", task_type="CAUSAL_LM", **more))
     except ValueError as error:  # in PEFT's words: which of its arguments leaves no layer
@@ -234,12 +238,31 @@ def _is_linear(model, name):
     return isinstance(module, (torch.nn.Linear, Conv1D)) and module is not model.get_output_embeddings()
 
 
-def _targets_in_decoder(names, decoder, targets):
-    """Target modules as PEFT takes them; where an LLM that sees pictures has such modules elsewhere, those of its decoder alone."""
-    found = [name for name in names if any(name == t or name.endswith("." + t) for t in targets)]
-    if all(name.startswith(decoder) for name in found):
+def _head(model, names):
+    """The name of the module that makes logits of hidden states."""
+    return next((name for name in names if model.get_submodule(name) is model.get_output_embeddings()), None)
+
+
+def _check_targets(model, found, linear):
+    """Adapters of other modules than linear layers could not be merged, nor could those of a head that is the input's embedding."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    is_tied = head is not None and head.weight is embedding.weight
+    for name in found:
+        module = model.get_submodule(name)
+        if isinstance(module, torch.nn.Embedding) or (module is head and is_tied):
+            why = "shares its weights with the input" if module is head else "is no linear layer"
+            raise LLMError(
+                f"lora_target_modules: expected linear layers of {type(model).__name__}, found {name}, which {why}. "
+                f"Its linear layers are {linear}."
+            )
+
+
+def _within(decoder, found, head, targets):
+    """Target modules as PEFT takes them; of an LLM that sees pictures and has such modules elsewhere, those of decoder and head."""
+    if all(name == head or name.startswith(decoder) for name in found):
         return targets
-    return rf"{re.escape(decoder)}\.(.*\.)?({'|'.join(map(re.escape, targets))})"
+    inside = rf"{re.escape(decoder)}\.(.*\.)?({'|'.join(map(re.escape, targets))})"
+    return f"{inside}|{re.escape(head)}" if head in found else inside
 
 
 @contextmanager

@@ -131,13 +131,11 @@ class Catalogue:
     def _part(self, field, kind, value):
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise RequestError(f"{field}: expected text or a number, found {value!r}.")
-        if kind.startswith("token"):
-            return value.strip() if isinstance(value, str) else number_words(value)
-        if isinstance(value, str) and not value.strip():
-            return ""
+        if isinstance(value, str) and (kind.startswith("token") or not value.strip()):
+            return value.strip()
         try:
             number = float(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise RequestError(f"{field}: expected a number, as in the data set, found {value!r}.") from error
         if not np.isfinite(number):
             raise RequestError(f"{field}: expected a finite number, found {value!r}.")
@@ -147,20 +145,33 @@ class Catalogue:
         """An item of a request.
 
         Args:
-            given: an id of the data set, or a dict of the fields of an item that it does not have.
+            given: an id of the data set, or a dict of the fields of an item that it does not have (or has so).
 
         Raises:
-            RequestError: there is no such item or field.
+            RequestError: there is no such item or field, or the data set has that item with other fields.
         """
         if isinstance(given, dict):
             words = self.words("item", given)
             own = given.get(self.id_fields["item"])
+            if str(own) in self._places:
+                return self._known_as(self._places[str(own)], {field: words[field] for field in given})
             return Item(str(own) if own else next((str(v) for v in given.values() if v), ""), tuple(words.items()), None)
         place = None if isinstance(given, (bool, list)) else self._places.get(str(given))
         if place is None:
             raise RequestError(
                 f"item: expected an id of the data set {self.dataset}, found {given!r}. Give a dict of its fields for an item that "
                 "the data set does not have."
+            )
+        return self.known_item(place)
+
+    def _known_as(self, place, words):
+        """An item of the data set that a request describes."""
+        own = self.items(place)
+        field = next((field for field, text in words.items() if text and text != own[field]), None)
+        if field is not None:
+            raise RequestError(
+                f"item: expected {field} {own[field]!r} of the item {str(self.item_ids[place])!r}, which the data set has, found "
+                f"{words[field]!r}. Give its id alone, or another id for another item."
             )
         return self.known_item(place)
 
@@ -221,7 +232,7 @@ class Catalogue:
             return None
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = np.nan
         if isinstance(value, bool) or not np.isfinite(number):
             raise RequestError(f"{where}: expected a finite number as {key}, found {value!r} in {given!r}.")

@@ -73,10 +73,14 @@ def diagnose(scorer: Scorer, run_folder: AnyPath) -> Diagnosis:
         Diagnosis: of ROWS of them, or of all where there are fewer.
 
     Raises:
-        DiagnosisError: no label of both kinds is among them, or only one user.
+        DiagnosisError: it has none; no label of both kinds is among them, or only one user.
     """
     prompter, run = scorer.dataset.assembly.prompter, read_run(run_folder)
     predicted = run.predictions()
+    if predicted is None:
+        raise DiagnosisError(
+            f"diagnose: expected a run that predicted its test rows, found none of their predictions in {run.folder}."
+        )
     random = np.random.default_rng(0)
     if len(predicted) > ROWS:
         predicted = predicted.iloc[np.sort(random.choice(len(predicted), ROWS, replace=False))]

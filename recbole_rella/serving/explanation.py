@@ -136,16 +136,15 @@ def explain(scorer: Scorer, case: str | int) -> Explanation:
     one = np.array([row]), np.array([target])
     known = [name for name, code in KINDS.items() if code == RECENT or prompter.retriever is not None]
     shown = {name: prompter.shown(*one, np.array([KINDS[name]]))[0] for name in known}
-    used = shown[kind]
+    # Over the token budget the oldest shown behaviours are dropped: they move nothing, and none of them takes another's place.
+    _, kept = prompter.fitted(row, target, shown[kind])
     # The prompt itself, those of each kind, of none, and without each of the shown behaviours: one batch.
-    variants = [used, *shown.values(), used[:0], *(np.delete(used, place) for place in range(len(used)))]
+    variants = [kept, *shown.values(), kept[:0], *(np.delete(kept, place) for place in range(len(kept)))]
     prompts = [prompter.fitted(row, target, variant) for variant in variants]
     vectors = prompter.soft_vectors(np.full(len(prompts), row), np.full(len(prompts), target))
     score, *scores = scorer.score_ids([ids for ids, _ in prompts], vectors).astype(float)
     with_kind, (none, *without) = dict(zip(shown, scores)), scores[len(shown) :]
-    # Over the token budget the oldest shown behaviours were dropped: they did not move anything.
-    kept = prompts[0][1]
-    moved = {int(b): score - s for b, s in zip(used, without) if b in kept}
+    moved = {int(b): score - s for b, s in zip(kept, without)}
     return Explanation(
         name=name,
         user=user,

@@ -5,15 +5,16 @@ where it stopped. The output gets its name when all requests are scored.
 """
 
 import csv
-import glob
+import io
 import json
 import logging
 import os
 from pathlib import Path
 
+from filelock import Timeout
 from tqdm import tqdm
 
-from recbole_rella.files import AnyPath, file_fingerprint, fingerprint, replacing
+from recbole_rella.files import AnyPath, file_fingerprint, fingerprint, lock, replacing
 from recbole_rella.prompt.prompter import PromptBudgetError
 from recbole_rella.prompt.template import TemplateError
 from recbole_rella.serving.catalogue import RequestError
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 BAD_LINES = ("skip", "fail")
 _BATCH, _ENGINE_BATCH = 64, 1024  # requests at a time: engines have work to divide
+_CELL = 2**30  # characters of a CSV cell, which may hold a whole history
 _COLUMNS = ["line", "id", "candidate", "score", "rank"]
 _OWN_COLUMNS = ("id", "user_id", "history", "candidates", "time")
 
@@ -49,15 +51,24 @@ def _from_csv(row):
 
 def _lines(path):
     """(line number, function that gives the request) for each line of a file."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    csv.field_size_limit(_CELL)
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         if path.suffix.lower() == ".csv":
             reader = csv.DictReader(file)
             for row in reader:
-                yield reader.line_num, lambda row=row: _from_csv(row)
+                yield reader.line_num, lambda row=row: _from_csv(_in_utf8(row))
         else:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield number, lambda line=line: _json(line, "request")
+                    yield number, lambda line=line: _json(_in_utf8(line), "request")
+
+
+def _in_utf8(given):
+    """A line, or a row of CSV, as it is; refused where it is in no UTF-8."""
+    for text in [given] if isinstance(given, str) else given.values():
+        if isinstance(text, str) and any("\udc80" <= character <= "\udcff" for character in text):
+            raise RequestError(f"Expected text in UTF-8, found {ascii(text[:100])}.")
+    return given
 
 
 def _scored(scorer, batch):
@@ -83,7 +94,13 @@ class _Unfinished:
 
     def __init__(self, output, identity):
         self._output, self._path = output, output.with_name(f".{output.name}.{identity}.unfinished")
-        output.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(self._path)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RequestError(
+                f"score: expected nobody else to score these requests to {output}, found a command that does; wait for it."
+            ) from error
         self.lines = self._mend()
         self._file = open(self._path, "a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file)
@@ -91,11 +108,12 @@ class _Unfinished:
             self._writer.writerow(_COLUMNS)
 
     def _mend(self):
-        """The lines that are scored. The last one may be half written, and so it goes."""
+        """The lines that are scored. What was written last may end anywhere, within a letter too: it goes."""
         if not self._path.is_file():
             return set()
-        with open(self._path, encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))[1:]
+        written = self._path.read_bytes()
+        written = written[: written.rfind(b"\n") + 1].decode("utf-8")
+        rows = list(csv.reader(io.StringIO(written, newline="")))[1:]
         whole = [row for row in rows if row[:1] != rows[-1][:1]]
         with replacing(self._path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([_COLUMNS, *whole])
@@ -113,13 +131,13 @@ class _Unfinished:
     def close(self):
         """Leave it as it is."""
         self._file.close()
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def finish(self):
-        """Give it the name of the output; what other requests left there goes."""
+        """Give it the name of the output. What other requests left there may be waiting to go on, and stays."""
         self._file.close()
         os.replace(self._path, self._output)
-        for left in self._output.parent.glob(f".{glob.escape(self._output.name)}.*.unfinished"):
-            left.unlink()
 
 
 def score_file(
@@ -190,7 +208,7 @@ def score_file(
                 batch = []
         if batch:
             flush(batch)
+        unfinished.finish()
     finally:
         unfinished.close()
-    unfinished.finish()
     return good, bad

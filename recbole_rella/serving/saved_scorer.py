@@ -55,6 +55,11 @@ def save(scorer, folder):
     folder = Path(folder).expanduser()
     if scorer.dataset is None:
         raise ScorerError("save_pretrained: expected the scorer of a run (Scorer.load), found one that was saved: copy its folder.")
+    if scorer.parts.soft is not None and "row" in scorer.parts.soft.places.kinds:
+        raise ScorerError(
+            "save_pretrained: expected soft tokens and gates of items, users and numbers of histories, found row: a conventional "
+            "model has no representations of requests. Use user or history in its place."
+        )
     if not is_new(folder):
         raise ScorerError(f"save_pretrained: expected a new or an empty folder, found {folder}, which is neither.")
     parts, config, backbone = scorer.parts, scorer.config, scorer.dataset.assembly.backbone

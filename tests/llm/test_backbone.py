@@ -353,3 +353,25 @@ def test_what_has_no_version_is_not_kept_for_other_runs(movies, llms, monkeypatc
     assert "llm: no commit of" in caplog.text and "Set llm_revision to a commit, or give a folder" in caplog.text
     kept = {path.name.split("-")[0] for path in Path(os.environ["XDG_CACHE_HOME"]).rglob("*.npz")}
     assert "item" not in kept and "prompts" not in kept
+
+
+def test_the_head_has_adapters_where_it_is_a_layer_of_its_own(llms):
+    """Merged into its weights, they give the scores of the LLM that was tuned."""
+    model = adapted(llms("llama"), ["q_proj", "lm_head"])
+    assert {name.split(".lora_A")[0].rpartition(".")[2] for name, _ in model.named_parameters() if "lora_A" in name} == {
+        "q_proj",
+        "lm_head",
+    }
+    ids, lengths = torch.randint(5, 100, (4, 9)), torch.tensor([9, 4, 7, 2])
+    found = p_yes(model, ids.masked_fill(torch.arange(9) >= lengths[:, None], 0), lengths, (7, 9), 100, torch.device("cpu"))
+    for row, length, score in zip(ids, lengths, found):
+        with torch.no_grad():
+            plain = model(input_ids=row[None, :length]).logits[0, -1, [7, 9]].softmax(-1)[0]
+        torch.testing.assert_close(score, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("targets, why", [(["embed_tokens"], "is no linear layer"), (["lm_head", "q_proj"], "shares its weights")])
+def test_what_could_not_be_merged_gets_no_adapters(targets, why, llms):
+    """The input's embedding is the head of many an LLM."""
+    with pytest.raises(LLMError, match=f"lora_target_modules: expected linear layers of .*, found .*{targets[0]}, which {why}"):
+        add_lora(Backbone(llms("qwen2.5"), "cpu").model, 4, 8, 0.0, targets)

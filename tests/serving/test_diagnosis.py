@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recbole_rella import command_line, run_recbole_rella
+from recbole_rella.run_folder import RunError
 from recbole_rella.serving import diagnosis
 from recbole_rella.serving.diagnosis import SHOWN, DiagnosisError, diagnose
 from recbole_rella.serving.scorer import Scorer
@@ -34,6 +35,15 @@ def test_the_first_row_is_the_run_and_the_others_are_other_prompts(made):
     rows = predicted["row_id"].to_numpy()
     none = [prompter.tokenizer.ids(prompter.text(row, prompter.rows.item[row], np.empty(0, int))) for row in rows]
     np.testing.assert_allclose(found.scores["none"][0], made.score_ids(none), atol=1e-6)
+
+
+def test_a_run_without_predictions_or_an_end_is_refused(made):
+    Path("run/test_predictions.csv").unlink()
+    with pytest.raises(DiagnosisError, match="expected a run that predicted its test rows, found none .* in .*run"):
+        diagnose(made, "run")
+    Path("run/metrics.json").unlink()
+    with pytest.raises(RunError, match="found one that was interrupted in .*run: finish it with --resume_from"):
+        Scorer.load("run")
 
 
 def test_exchanged_ratings_are_the_same_ones_and_the_rows_stay_as_they_are(made, monkeypatch):

@@ -92,6 +92,25 @@ def test_behaviours_over_the_budget_moved_nothing(movies):
     assert dropped[0] > 0 and sum(b["moved"] is not None for b in found.behaviours) == 4 - dropped[0]
 
 
+def test_over_the_budget_no_other_behaviour_takes_the_place_of_the_one_that_is_missing(movies):
+    name, tiny = movies
+    more = {"max_prompt_tokens": 40, "mini_epochs": 5, "epochs": 0, "history_size": 6}
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, **more})
+    (folder,) = Path("saved").glob("ReLLa-*")
+    scorer = Scorer.load(folder)
+    prompter, rows = scorer.dataset.assembly.prompter, scorer.dataset.rows
+    row = int(pd.read_csv(folder / "test_predictions.csv")["row_id"].iloc[0])
+    found, target = explain(scorer, row), int(rows.item[row])
+    shown = prompter.shown(np.array([row]), np.array([target]), np.array([scorer.kind]))[0]
+    ids, kept = prompter.fitted(row, target, shown)
+    assert 1 < len(kept) < len(shown)
+    without = [prompter.tokenizer.ids(prompter.text(row, target, np.delete(kept, place))) for place in range(len(kept))]
+    score, *scores = scorer.score_ids([ids, *without])
+    moved = [b["moved"] for b in found.behaviours if b["moved"] is not None]
+    order = np.argsort(kept)  # as the behaviours of an explanation stand
+    np.testing.assert_allclose(moved, (score - np.array(scores))[order], atol=1e-6)
+
+
 def test_what_is_not_there(run):
     for case in ("99999", "-1", "x", "nobody,101", "3,nothing"):
         with pytest.raises(RequestError, match="expected (a row_id from 0 to 359|a user of the data set|an id of the data set)"):

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from recbole_rella import run_recbole_rella
+from recbole_rella.files import file_fingerprint, fingerprint
 from recbole_rella.run_folder import RunError
-from recbole_rella.serving.requests import score_file
+from recbole_rella.serving.requests import _Unfinished, score_file
 from recbole_rella.serving.scorer import RequestError, Scorer
 
 
@@ -103,7 +104,13 @@ BAD_REQUESTS = [
     ({"candidates": ["nothing"]}, "item: expected an id of the data set movies, found 'nothing'. Give a dict"),
     ({"candidates": ["101"], "user_id": "nobody"}, "user_id: expected a user of the data set"),
     ({"candidates": [{"title": "x"}]}, r"Expected fields of the item among .*movie_title.*, found \['title'\]"),
+    (
+        {"candidates": [{"item_id": "101", "movie_title": "Horror Story 99"}]},
+        "item: expected movie_title '.*' of the item '101', which the data set has, found 'Horror Story 99'. Give its id alone",
+    ),
     ({"candidates": ["101"], "profile": {"size": 3}}, "Expected fields of the user among"),
+    ({"candidates": ["101"], "profile": {"age": 10**400}}, "age: expected a number"),
+    ({"candidates": ["101"], "time": 10**400}, "time: expected a finite number"),
     ({"candidates": ["101"], "profile": "old"}, "profile: expected a dict of user fields"),
     ({"candidates": ["101"], "history": "101"}, "history: expected a list"),
     ({"candidates": ["101"], "history": [("101", 5)]}, r"history: expected \(item, rating, time\)"),
@@ -175,6 +182,60 @@ def test_files_and_options_that_are_not_there(scorer):
         score_file(scorer, write("csv"), "scores.csv", bad_lines="ignore")
     with pytest.raises(RunError, match="expected the folder of a run with a config.yaml"):
         Scorer.load("nowhere")
+
+
+def test_an_item_that_a_dict_describes_as_the_data_set_does_is_the_data_sets(scorer):
+    fields = {"item_id": "101", **scorer.parts.catalogue.items(int(np.flatnonzero(scorer.parts.catalogue.item_ids == "101")[0]))}
+    cases = ["101", {"item_id": "101"}, fields, {**fields, "movie_title": ""}]
+    found = [scorer.score(candidates=[case], user_id="3")["score"].item() for case in cases]
+    assert found == [found[0]] * 4
+
+
+def test_what_was_written_last_may_end_anywhere(tmp_path):
+    """However many bytes of it were written, a resumed file has whole requests, each once, and knows which."""
+    output, lines = tmp_path / "scores.csv", range(1, 31)
+
+    def write(unfinished):
+        for line in set(lines) - unfinished.lines:
+            candidates = pd.DataFrame({"candidate": ["1", 'caf\u00e9 "2"\nin two lines', "3"], "score": 0.5, "rank": [1, 2, 3]})
+            unfinished.write(line, {"id": f"\u00e9{line}"}, candidates)
+        unfinished.close()
+        return unfinished._path
+
+    path = write(_Unfinished(output, "all"))
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        again = _Unfinished(output, "all")
+        assert again.lines == set(range(1, len(again.lines) + 1)) and (length < 200 or again.lines)
+        assert write(again).read_bytes() == whole
+
+
+def test_one_command_at_a_time_scores_the_same_requests_to_the_same_file(scorer, tmp_path):
+    path = Path(write("jsonl"))
+    output = tmp_path / "out" / "scores.csv"
+    mine = _Unfinished(output, fingerprint(scorer.identity, file_fingerprint(path)))
+    with pytest.raises(RequestError, match="expected nobody else to score these requests to .*scores.csv"):
+        score_file(scorer, path, output, show_progress=False)
+    mine.close()
+    other = _Unfinished(output, "other")  # which goes on meanwhile
+    assert score_file(scorer, path, output, show_progress=False) == (3, 2)
+    other.finish()
+    other.close()
+    assert len(output.read_text().splitlines()) == 1 and sorted(p.name for p in output.parent.iterdir()) == ["scores.csv"]
+
+
+def test_lines_of_any_length_and_in_other_encodings(scorer, caplog):
+    history = [["101", 5, 100 + place] for place in range(9000)]
+    with open("requests.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["history", "candidates"], [json.dumps(history), "102"], ["", "102"]])
+    assert score_file(scorer, "requests.csv", "scores.csv", show_progress=False) == (2, 0)
+    lines = [
+        json.dumps({"id": "caf\u00e9", "candidates": ["101"]}, ensure_ascii=False).encode(name) for name in ("utf-8", "latin-1")
+    ]
+    Path("requests.jsonl").write_bytes(b"\n".join(lines))
+    assert score_file(scorer, "requests.jsonl", "scores.csv", show_progress=False) == (1, 1)
+    assert "line 2 is left out: Expected text in UTF-8, found" in caplog.text
 
 
 def test_threads_share_one_scorer(scorer):
