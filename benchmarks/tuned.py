@@ -16,7 +16,7 @@ from recbole.utils.argument_list import training_arguments
 
 from recbole_rella import compat
 from recbole_rella.arguments import keys_among, read_value
-from recbole_rella.config import command_line, plain
+from recbole_rella.config import command_line
 from recbole_rella.experiments.plan import make_entries
 from recbole_rella.experiments.tuning import Trials, read_space, tune
 from recbole_rella.files import read_yaml, replacing, write_text
@@ -27,11 +27,6 @@ def space_of(entry):
     """The file of what is searched for an entry: of its own name, else of its model."""
     names = entry.label.partition("+")[0].lower(), entry.model.lower()
     return next(path for name in names if (path := properties_folder() / "hyper" / f"{name}.hyper").is_file())
-
-
-def _read(value):
-    """A list that a space holds as text, as RecBole's spaces hold them."""
-    return read_value("", value) if isinstance(value, str) else value
 
 
 def search(label, dataset, trials, given, folder):
@@ -47,7 +42,7 @@ def search(label, dataset, trials, given, folder):
     with replacing(Path("results") / "tuned" / dataset / f"{label}.csv") as path:
         table.to_csv(path, index=False)
     kept = {key: value for key, value in given.items() if key in training_arguments and entry.has_epochs}
-    chosen = {key: plain(_read(best[key])) for key in read_space(space)} | kept
+    chosen = {key: best[key] for key in read_space(space)} | kept
     why = f"# The best of {len(found)} trials of properties/hyper/{space.name} by validation AUC ({score:.4f}), one seed."
     write_text(tuned_file(label, dataset), f"{why}\n{yaml.safe_dump(chosen, sort_keys=False, default_flow_style=False)}")
     print(f"{label} on {dataset}: {score:.6f} of {len(found)} trials: {best}")

@@ -136,9 +136,14 @@ def _tune(command):
 
 def _several(command):
     """What side-by-side runs and sweeps take."""
+    from recbole_rella.config import checked_files
+    from recbole_rella.files import read_yaml
+
     flags, given = command.flags, _on_data(command)
     given.pop("model")
-    return {"models": command.models or ["ReLLa"], **given, "seeds": flags.seeds, "output_folder": flags.output_folder}
+    in_files = [read_yaml(path).get("model") for path in checked_files(command.files) or []]
+    named = next((model for model in reversed(in_files) if model), "ReLLa")
+    return {"models": command.models or [named], **given, "seeds": flags.seeds, "output_folder": flags.output_folder}
 
 
 def _sweep(command):

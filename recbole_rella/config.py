@@ -16,7 +16,7 @@ import numpy as np
 import recbole.config.configurator as configurator
 import yaml
 from recbole.utils import ModelType
-from recbole.utils.argument_list import dataset_arguments, evaluation_arguments
+from recbole.utils.argument_list import dataset_arguments, evaluation_arguments, training_arguments
 
 from recbole_rella import arguments, keys
 from recbole_rella.errors import RellaError
@@ -219,6 +219,11 @@ def allowed_changes(text):
     return found
 
 
+def training_keys():
+    """The keys that say how a model is trained, RecBole's and ours, but for those that say for how long, set of str."""
+    return {*training_arguments, *affecting("training")} - {"epochs", "stopping_step"}
+
+
 def absolute(settings):
     """Settings whose files and folders are found from any working folder; reserved words and names on the hub stay.
 
@@ -296,7 +301,7 @@ def _check(config, model, model_class):
     """Refuse what cannot be used, all at once, and warn of keys that nothing will read."""
     settings = {**config.internal_config_dict, **config.external_config_dict}
     problems, given = _misnamed(config, model) + _misplaced(config), config.given_config_dict
-    known = _recbole_keys().union(arguments.flags(), config.internal_config_dict, *config.parameters.values())
+    known = _known(config)
     # RecBole takes any key for any model; a name before a dot is our form, and history_fields is for any model too.
     ours = is_ours(model_class)
     named = given if ours else [key for key in given if "." in key or keys.nearest_key(key, ()) == "history_fields"]
@@ -309,11 +314,33 @@ def _check(config, model, model_class):
     if not problems and ours and reads(model_class, "spa"):
         problems += keys.check_rellax(settings) + keys.check_engine(settings)
     keys.refuse(problems)
-    unread = [key for key in config.external_config_dict if ours and key in KEYS and not reads(model_class, key)]
+    blind = not ours and not config.on_our_rows
+    unread = [key for key in config.external_config_dict if key in KEYS and (blind or (ours and not reads(model_class, key)))]
     if unread and not _compared.get():
         logger.warning("%s does not read these keys of other models, and they change nothing: %s", model, unread)
     if others:
         logger.warning("Neither RecBole nor ReLLa knows these keys, and nothing will read them: %s", others)
+
+
+def _known(config):
+    """The keys that RecBole, the command or the model's own files know, set of str."""
+    return _recbole_keys().union(arguments.flags(), config.internal_config_dict, *config.parameters.values())
+
+
+def refuse_unknown(names, config):
+    """Refuse keys that a sweep, a search or a variant sets and no model of RecBole or of ours reads: nothing would differ.
+
+    Args:
+        names (iterable of str): the keys.
+        config (recbole.config.Config): of the model that shall read them; one from elsewhere may have keys of its own.
+
+    Raises:
+        ConfigError: names them.
+    """
+    misspelt, others = keys.unknown(names, _known(config))
+    if config.model_class.__module__.split(".")[0] in ("recbole", "recbole_rella"):
+        misspelt += [f"{key}: expected a key of {config['model']}, found one that nothing reads" for key in others]
+    keys.refuse(misspelt)
 
 
 def _our_defaults(dataset, model_class):
@@ -338,7 +365,7 @@ def errors_of_recbole():
         yield
     except RellaError:
         raise
-    except (KeyError, TypeError, ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError, AssertionError) as error:
         message = " ".join(str(error.args[0] if error.args else error).split())
         raise ConfigError(f"The configuration cannot be used, says RecBole: {message}") from error
 

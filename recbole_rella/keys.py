@@ -265,7 +265,19 @@ def check_recbole(settings):
         list of str: problems.
     """
     problems = _refused(settings, SAVED_BY_RECBOLE, "")
-    return problems + _against(RECBOLE_RULES, settings)
+    return problems + _against(RECBOLE_RULES, settings) + _unmeasured(settings)
+
+
+def _unmeasured(settings):
+    """The best epoch is chosen by one of the metrics that are measured: RecBole looks after the first one."""
+    metrics, chosen = settings.get("metrics"), settings.get("valid_metric")
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    if not isinstance(metrics, (list, tuple)) or not isinstance(chosen, str):
+        return [f"valid_metric: expected the name of one of the metrics ({metrics!r}), found {chosen!r}"]
+    measured = {str(metric).lower() for metric in metrics}
+    if chosen.partition("@")[0].lower() in measured:
+        return []
+    return [f"valid_metric: expected one of the metrics ({', '.join(map(str, metrics))}), found {chosen}; name it in metrics, too"]
 
 
 def check(settings):

@@ -44,7 +44,16 @@ from recbole_rella.metrics import row_metrics
 from recbole_rella.predictions import KeepsPredictions, row_ids_of
 from recbole_rella.reads import words_read
 from recbole_rella.report.run_page import write_run_page
-from recbole_rella.run_folder import ADAPTER, RunError, floats, identities_of, read_run, write_metrics, write_predictions
+from recbole_rella.run_folder import (
+    ADAPTER,
+    RunError,
+    check_is_new,
+    floats,
+    identities_of,
+    read_run,
+    write_metrics,
+    write_predictions,
+)
 from recbole_rella.shipped import variant_files
 
 # RecBole imports the packages of both for either.
@@ -160,6 +169,8 @@ def _run(config, saved, verbose, callback=None, rivals=False):
     """
     started = time.monotonic()
     logger = getLogger()
+    if saved:
+        check_is_new(config)
     dataset, loaders = load_data(config)
     model = _make_model(config, loaders)
     train_data, valid_data, test_data = loaders

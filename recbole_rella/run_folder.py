@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_rella.config import absolute, chat_template, is_ours, reads
+from recbole_rella.config import absolute, chat_template, is_ours, reads, training_keys
 from recbole_rella.errors import RellaError
 from recbole_rella.files import read_yaml, replacing, write_json, write_text, write_yaml
 from recbole_rella.keys import KEYS
@@ -41,6 +41,7 @@ from recbole_rella.version import VERSION, installed
 
 CONFIG, IDENTITY, METRICS, PREDICTIONS = "config.yaml", "identity.json", "metrics.json", "test_predictions.csv"
 ADAPTER, CHECKPOINT, VECTORS, RESUME, LLM, CRM = "adapter", "model.pth", "vectors.npz", "resume.pt", "llm", "crm"
+REPORT = "report.html"
 _TEMPLATE, _CHAT, _SENTENCES = "prompt/template.jinja", "prompt/chat.jinja", "prompt/items.tsv"
 
 # What is compared before a run is used again, and what each stands for.
@@ -124,7 +125,8 @@ class Run:
     def predictions(self):
         """The scored test rows, or None; the columns are those that `write_predictions` writes."""
         path = self.folder / PREDICTIONS
-        return pd.read_csv(path, dtype={"user_id": str, "item_id": str}) if path.is_file() else None
+        # Ids such as NA and null are text, too.
+        return pd.read_csv(path, converters={"user_id": str, "item_id": str}) if path.is_file() else None
 
     @property
     def is_scored(self):
@@ -188,6 +190,28 @@ class Run:
                 + "\nIts scores would be others. "
                 f"Bring back what it was, run it again, or go on knowingly with --allow_changed={','.join(refused)}."
             )
+
+
+def check_resumed(run, config):
+    """A run goes on with the settings of training with which it began, but for how long it trains.
+
+    Args:
+        run (Run): to be resumed.
+        config (recbole.config.Config): with which.
+
+    Raises:
+        RunChangedError: lists the keys that differ.
+    """
+    now = {**config.internal_config_dict, **config.external_config_dict}
+    names = training_keys() & set(run.given) & set(now)
+    changed = sorted(name for name in names if absolute(now)[name] != run.given[name])
+    if changed:
+        lines = [f"  {name}: expected {run.given[name]!r}, found {now[name]!r}" for name in changed]
+        raise RunChangedError(
+            f"resume_from: expected the settings with which the run in {run.folder} began to train, found others:\n"
+            + "\n".join(lines)
+            + "\nLeave them out, or begin a new run."
+        )
 
 
 class _Nothing:
@@ -281,6 +305,23 @@ def model_name(config):
     return config["model"] if known else f"{found.__module__}.{found.__qualname__}"
 
 
+def check_is_new(config):
+    """Refuse a run_folder that holds another run, whose results would stand beside what another one leaves there.
+
+    Args:
+        config (recbole.config.Config): of a run that begins, or goes on.
+
+    Raises:
+        RunError: there is one.
+    """
+    folder = config["run_folder"]
+    if folder and not config["resume_from"] and (Path(folder).expanduser() / CONFIG).is_file():
+        raise RunError(
+            f"run_folder: expected a folder without a run, found one in {folder}. Name another, remove it, or go on with that run "
+            f"(--resume_from={folder})."
+        )
+
+
 def begin_run(folder, config, assembly=None, identities=None):
     """Write what the run is: its configuration, and for a model of ours what it stands on.
 
@@ -290,6 +331,8 @@ def begin_run(folder, config, assembly=None, identities=None):
         assembly (Assembly, optional): of ReLLa.
         identities (dict, optional): of another model of ours.
     """
+    for name in (METRICS, PREDICTIONS, REPORT):  # of a run that is resumed: they are its results again when it has ended
+        (folder / name).unlink(missing_ok=True)
     values = {**config.internal_config_dict, **config.external_config_dict}
     values.update(model=model_name(config), dataset=config["dataset"], resume_from=None, allow_changed=[])
     values = absolute(values)

@@ -344,6 +344,18 @@ def test_a_file_alone_is_an_entry(own, in_this_process):
     assert table["model"].tolist() == ["small"] and saved(run)["embedding_size"] == 4 and saved(run)["epochs"] == 2
 
 
+def test_the_model_of_a_file_is_compared(own, monkeypatch):
+    from recbole_rella.experiments import side_by_side, sweep
+
+    Path("sim.yaml").write_text("model: SIM\n")
+    for module, name in ((side_by_side, "run_side_by_side"), (sweep, "run_sweep")):
+        monkeypatch.setattr(module, name, lambda *_, **given: given["models"])
+    for words in (["--seeds=1,2"], ["--sweep=sim_size:1,2"]):
+        assert command_line.main([f"--dataset={own}", "--config_files=sim.yaml", *words]) == ["SIM"]
+        assert command_line.main([f"--dataset={own}", "--model=FM", "--config_files=sim.yaml", *words]) == ["FM"]
+        assert command_line.main([f"--dataset={own}", "--config_files=own.yaml", *words]) == ["ReLLa"]
+
+
 @pytest.mark.slow
 def test_reserved_words_side_by_side_where_folders_have_their_names(own, in_this_process, llms):
     """--llm=mini with a folder mini/, and so for the encoder, the template and the chat format."""

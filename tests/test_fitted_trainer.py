@@ -20,7 +20,7 @@ from recbole_rella.quick_start import ModelError, find_model, load_data, make_co
 from recbole_rella.rows.bias import RunningBias
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.rows.history import TEST
-from recbole_rella.rows.split import Split
+from recbole_rella.rows.split import Split, SplitError
 
 SMALL = {"tree_rounds": 12, "tree_leaves": 4, "tree_learning_rate": 0.3}
 
@@ -113,6 +113,16 @@ def test_without_a_validation_auc_bias_shrinks_by_ten(movies):
     model = Bias(config, dataset)
     model.fit_rows(train, valid[dataset.rows.label[valid] == 1])
     assert model.chosen == {"item_shrinkage": 10, "user_shrinkage": 10}
+
+
+@pytest.mark.parametrize("model", ["Bias", "Tree"])
+def test_models_of_rows_are_not_asked_about_sampled_items(model, movies):
+    """All candidates of a row would get the score of its own item."""
+    name, tiny = movies
+    args = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": None, "mode": "uni5"}
+    sampled = {"eval_args": args, "metrics": ["Recall"], "valid_metric": "Recall@5", "topk": [5]}
+    with pytest.raises(SplitError, match=f"eval_args: expected the mode labeled with {model}, .* found .*uni5"):
+        run_recbole_rella(model, name, config_dict={**tiny, **sampled})
 
 
 def test_where_no_row_has_an_earlier_one_bias_tells_all_rows_the_same(movies):

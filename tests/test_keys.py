@@ -38,7 +38,15 @@ def test_the_table_and_the_file_of_defaults_name_the_same_keys_in_the_same_order
         own = {name for name, key in KEYS.items() if key.of == (model,)}
         assert own <= set(files[model]) and all(not KEYS[name].of for name in set(files[model]) & set(KEYS) - own)
     defaults = {name: value for values in reversed(files.values()) for name, value in values.items()}
-    kinds = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "list of str": list}
+    kinds = {
+        "str": str,
+        "int": int,
+        "float": (int, float),
+        "bool": bool,
+        "dict": dict,
+        "list of str": list,
+        "str or list": (str, list),
+    }
     for name, text in key_texts().items():
         assert text.default == defaults[name] and text.section and text.comment.rstrip().endswith((".", "..."))
         assert text.default is None or isinstance(text.default, kinds[text.kind]), name
@@ -375,9 +383,10 @@ def test_files_that_hold_no_keys(text, message, movies):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"metrics": ["Foo"]}, "says RecBole: There is no metric named 'Foo'"),
+        ({"metrics": ["Foo"], "valid_metric": "Foo"}, "says RecBole: There is no metric named 'Foo'"),
         ({"metrics": ["AUC", "Recall"]}, "says RecBole: Ranking metrics and value metrics can not be used at the same time"),
         ({"topk": "many"}, "says RecBole: The topk"),
+        ({"valid_metric": 5}, r"valid_metric: expected the name of one of the metrics \(.*\), found 5"),
         ({"eval_args": "TO"}, "says RecBole: eval_args"),
     ],
 )
@@ -455,3 +464,17 @@ def test_shipped_files_hold_keys_that_exist(movies):
         with no_command_line():
             make_config("ReLLa", name, [path], {key: value for key, value in tiny.items() if key not in given_keys})
     assert recbole_rella.__all__
+
+
+@pytest.mark.parametrize("metrics, chosen", [(["AUC", "LogLoss"], "UAUC"), (["AUC"], "MRR@10"), ("LogLoss", "AUC")])
+def test_the_best_epoch_is_chosen_by_what_is_measured(metrics, chosen, movies):
+    """Told before a whole epoch has been trained."""
+    with pytest.raises(ConfigError, match=f"valid_metric: expected one of the metrics .*, found {chosen}; name it in metrics"):
+        make_config("ReLLa", movies[0], None, {**movies[1], "metrics": metrics, "valid_metric": chosen})
+    assert make_config("ReLLa", movies[0], None, {**movies[1], "metrics": ["logloss"], "valid_metric": "LogLoss"})
+
+
+def test_keys_of_ours_that_a_model_of_recbole_does_not_read_are_warned_of(movies, caplog):
+    own = {"data_path": movies[1]["data_path"], "load_col": {"inter": ["user_id", "item_id"]}}
+    make_config("FM", movies[0], None, {**own, "train_shots": 10, "min_history": 50})
+    assert "FM does not read these keys of other models, and they change nothing: ['train_shots', 'min_history']" in caplog.text

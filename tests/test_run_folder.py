@@ -159,6 +159,26 @@ def test_an_interrupted_run_goes_on_with_its_own_llm(movies, monkeypatch):
     assert run.identities["llm"] == before and run.metrics["best_epoch"] in (0, 1)
 
 
+def test_a_folder_holds_one_run(movies, monkeypatch):
+    """What another one left in it would count as its results."""
+    name, tiny = movies
+    settings = {**tiny, "learning_rate": 0.05}
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "run_folder": "run"})
+    message = r"run_folder: expected a folder without a run, found one in .*run. .*--resume_from=.*run"
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=message):
+        patch.setattr("recbole_rella.quick_start.load_data", lambda *_: pytest.fail("data was read"))
+        run_recbole_rella("ReLLa", name, config_dict={**settings, "history_size": 2, "run_folder": "run"})
+    with pytest.raises(
+        RunChangedError, match=r"(?s)began to train, found others:\n  learning_rate: expected 0.05, found 0.1\nLeave"
+    ):
+        run_recbole_rella("ReLLa", name, config_dict={**tiny, "learning_rate": 0.1, "epochs": 3, "resume_from": "run"})
+    assert read_run("run").is_scored
+    monkeypatch.setattr(ReLLaTrainer, "evaluate", lambda *_, **__: pytest.fail("interrupted"))
+    with pytest.raises(pytest.fail.Exception):
+        run_recbole_rella("ReLLa", name, config_dict={**settings, "epochs": 3, "resume_from": "run"})
+    assert read_run("run").metrics is None and read_run("run").predictions() is None and read_run("run").has_adapter
+
+
 def test_predictions_of_no_other_rows_than_the_test_rows(movies):
     """Without a test part the rows of validation are no test predictions."""
     name, tiny = movies
@@ -195,6 +215,9 @@ def test_a_table_reads_what_a_run_predicted(movies):
     folder, _ = finished(movies)
     table = read_run(folder).predictions()
     assert isinstance(table, pd.DataFrame) and table["user_id"].map(type).eq(str).all()
+    for text in ("NA", "null", "007"):  # which pandas would take for something else
+        table.assign(user_id=text).to_csv(folder / "test_predictions.csv", index=False)
+        assert (read_run(folder).predictions()["user_id"] == text).all()
 
 
 def test_a_run_may_be_resumed_by_a_file(movies, monkeypatch):

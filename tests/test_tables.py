@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_rella.experiments.table import write_table
+from recbole_rella.experiments.table import _FIGURES, models_table, write_table
 from recbole_rella.serving.explanation import Explanation, write_explanation
 from recbole_rella.tables import fenced, latex, markdown
 
@@ -122,3 +122,13 @@ def test_an_explanation_of_items_with_any_name(tmp_path):
     assert [row[1] for row in rows] == [" ".join(name.split()) for name in names]
     assert [row[2:4] for row in rows] == [["1234567", "1"], ["3.5", "0"], ["-", "-"], ["4", "1"]]
     assert "\n````\n```\nprompt\n````\n" in page and path.with_suffix(".png").stat().st_size > 5000
+
+
+def test_a_table_of_runs_whose_rows_have_one_label():
+    """There is no AUC then, and the other figures stand."""
+    figures = {"test AUC": float("nan"), "LogLoss": 0.5, "accuracy": 1.0, "seed": 1, "reads": "ids", "note": ""}
+    runs = pd.DataFrame([{"model": model, **figures} for model in ("FM", "Bias")]).reindex(
+        columns=["model", "note", "seed", "reads", "shots", "trainable", "best epoch", *_FIGURES, "users without UAUC", "folder"]
+    )
+    table, pairs = models_table(runs, {"FM": [np.ones(3)], "Bias": [np.ones(3)]}, np.ones(3))
+    assert table["seeds"].tolist() == [1, 1] and table["LogLoss"].tolist() == [0.5, 0.5] and pairs.shape == (2, 2)

@@ -11,7 +11,7 @@ from recbole_rella.data.worded import KeepsWords
 from recbole_rella.key_rules import trained_kinds
 from recbole_rella.keys import is_word
 from recbole_rella.rows.fields import KIND, KINDS
-from recbole_rella.run_folder import IDENTITIES, RunError, identities_of, read_run
+from recbole_rella.run_folder import IDENTITIES, RunError, check_resumed, identities_of, read_run
 
 
 class ReLLaDataset(KeepsWords, RowDataset):
@@ -72,7 +72,9 @@ class ReLLaDataset(KeepsWords, RowDataset):
             part.inter_feat = self._with_kind(part.inter_feat, self.config["eval_history"])
         assembly = assemble(self, parts)
         if self.config["resume_from"]:  # before any weights are loaded
-            read_run(self.config["resume_from"]).check(identities_of(assembly), self.config["allow_changed"])
+            run = read_run(self.config["resume_from"])
+            run.check(identities_of(assembly), self.config["allow_changed"])
+            check_resumed(run, self.config)
         if is_word("adapter_from", self.config["adapter_from"]):
             raise RunError(
                 "adapter_from: expected the folder of a finished run, found ReLLa, which is tuned first where ReLLa is run by the "

@@ -45,6 +45,14 @@ class _SameRows(KeepsWords, KeepsRows):
 class NumbersDataset(KeepsWords, RowDataset):
     """The data set of our models that take what they read by row_id (Bias, Tree): rows, and the words of items."""
 
+    def build(self):
+        if not scores_rows(self.config):
+            raise SplitError(
+                f"eval_args: expected the mode labeled with {self.config['model']}, which scores rows about their own items, found "
+                f"{self.config['eval_args']['mode']}, in which other items stand in their place."
+            )
+        return super().build()
+
 
 _KINDS = (ModelType.CONTEXT, ModelType.SEQUENTIAL, ModelType.DECISIONTREE)
 

@@ -26,6 +26,7 @@ from recbole_rella.config import (
     is_rella,
     no_command_line,
     reads,
+    refuse_unknown,
     usable,
 )
 from recbole_rella.data.history import history_keys
@@ -205,7 +206,7 @@ def with_each_history(entries, given):
     """For a sweep: ReLLa with retrieved behaviours (as it is), with recent ones and with both, unless settings choose already."""
     expanded = []
     for entry in entries:
-        own = {**given, **entry.own}
+        own = {**given, **entry.own, **_named(entry, given)}
         if entry.is_rella and not {"train_history", "eval_history"} & set(own):
             expanded.append(Entry(f"{entry.label} (retrieved)", entry.model, entry.own))
             for kind in ("recent", "both"):
@@ -238,7 +239,8 @@ def check_settings(entries, base):
     """
     with no_command_line():
         for entry in entries:
-            make_config(entry.model, base["dataset"], config_dict=settings_of(entry, base, base["seed"], "none"))
+            config = make_config(entry.model, base["dataset"], config_dict=settings_of(entry, base, base["seed"], "none"))
+            refuse_unknown(entry.own, config)
 
 
 def refuse_of_one_run(given):
@@ -282,6 +284,14 @@ def _names(entry):
     return list(dict.fromkeys([entry.model.rpartition(".")[2], entry.label.split(" (")[0], entry.label]))
 
 
+def _named(entry, given):
+    """What keys with a name before the dot say of an entry, dict."""
+    named = {}
+    for name in _names(entry):
+        named.update({key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")})
+    return named
+
+
 def settings_of(entry, base, seed, split_file, tuned_as=None):
     """All settings of one run of an entry.
 
@@ -296,9 +306,7 @@ def settings_of(entry, base, seed, split_file, tuned_as=None):
         dict: plain values, to be written as YAML.
     """
     given = base.given_config_dict
-    named = {}
-    for name in _names(entry):
-        named.update({key.removeprefix(f"{name}."): value for key, value in given.items() if key.startswith(f"{name}.")})
+    named = _named(entry, given)
     common = {key: value for key, value in given.items() if "." not in key and key not in flags()}
     for key in ("train_shots_for", "with_bias", "tuned"):  # what they say is done here
         common.pop(key, None)

@@ -127,6 +127,9 @@ def run_sweep(
     key, values = parse_sweep(sweep)
     entries = make_entries(models)
     base = make_base(entries, dataset, config_file_list, config_dict)
+    fixed = [given for given in base.given_config_dict if given.rpartition(".")[2] == key and "." in given]
+    if fixed:
+        raise ConfigError(f"sweep: expected no {', '.join(fixed)} beside {key}, whose values it would replace; leave it out.")
     of_each_history = with_each_history(entries, {**base.given_config_dict, key: None})
     for value in values:  # one that the key cannot have is told of now
         of_value = [_with(entry, key, value) for entry in of_each_history]

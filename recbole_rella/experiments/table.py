@@ -6,8 +6,8 @@ import pandas as pd
 from recbole_rella.files import replacing
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.report.comparison_page import write_page_below
-from recbole_rella.report.page import REPORT, Section
-from recbole_rella.run_folder import read_run
+from recbole_rella.report.page import Section
+from recbole_rella.run_folder import REPORT, read_run
 from recbole_rella.significance import paired_bootstrap
 from recbole_rella.tables import latex, markdown
 
@@ -93,7 +93,7 @@ def models_table(runs, scores, labels_of_rows):
     """
     rows = []
     for label, group in runs.groupby("model", sort=False):
-        done = group.dropna(subset=["test AUC"])
+        done = group.dropna(subset=["LogLoss"])  # one label has no AUC
         row = {"model": label, "seeds": len(done), "reads": "; ".join(dict.fromkeys(done["reads"]))}
         for column in ("shots", "trainable", "best epoch", *_FIGURES, "users without UAUC"):
             row[column] = done[column].mean()
@@ -104,7 +104,7 @@ def models_table(runs, scores, labels_of_rows):
         rows.append(row)
     table = pd.DataFrame(rows).set_index("model")
     pairs = pd.DataFrame(np.ones((len(scores), len(scores))), index=list(scores), columns=list(scores))
-    if scores:
+    if table["test AUC"].notna().any():
         values, intervals = paired_bootstrap(labels_of_rows, {label: np.array(s) for label, s in scores.items()})
         pairs[:] = values
         table.loc[list(scores), "test AUC low"], table.loc[list(scores), "test AUC high"] = intervals.T

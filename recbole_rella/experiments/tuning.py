@@ -15,16 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from recbole_rella.config import no_command_line
+from recbole_rella.arguments import read_value
+from recbole_rella.config import no_command_line, plain, refuse_unknown
 from recbole_rella.errors import RellaError
 from recbole_rella.experiments.plan import identity, make_base, make_entries, make_run, settings_of
 from recbole_rella.experiments.ray_trials import plain_metrics, ray_search
 from recbole_rella.experiments.side_by_side import make_experiment
 from recbole_rella.experiments.stages import with_stages
-from recbole_rella.files import AnyPath, fingerprint, write_text, write_yaml
+from recbole_rella.files import AnyPath, fingerprint, lock, write_text, write_yaml
 from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config, objective_function
 from recbole_rella.run_folder import fits_yaml, model_name
@@ -130,8 +130,9 @@ class Trials:
             return known[-1]
         result = objective_function(params, files)
         result = {**result, **plain_metrics(result), "best_valid_score": float(result["best_valid_score"])}
-        trials = [*self._all(), {"of": self._of, "params": params, **result}]
-        write_text(self._path, "".join(f"{json.dumps(trial)}\n" for trial in trials))
+        with lock(self._path):
+            trials = [*self._all(), {"of": self._of, "params": params, **result}]
+            write_text(self._path, "".join(f"{json.dumps(trial)}\n" for trial in trials))
         return result
 
 
@@ -224,7 +225,8 @@ def tune(
     if search.best_params is None:
         raise TuningError("No trial came to its end; the log says why each failed.")
     search.export_result(output_file=str(output))
-    best = {key: value.item() if isinstance(value, np.generic) else value for key, value in search.best_params.items()}
+    # RecBole's spaces hold lists as text.
+    best = {key: read_value(key, value) if isinstance(value, str) else plain(value) for key, value in search.best_params.items()}
     path = output.with_name(f"{output.stem}.best.yaml")
     write_yaml(path, {**settings, **best})
     return best, float(search.best_score), path
@@ -236,7 +238,7 @@ def _check_ends(space, entry, base):
     with no_command_line():
         for key, (kind, values) in space.items():
             for value in _ends(kind, values):
-                make_config(config_dict={**settings, key: value})
+                refuse_unknown([key], make_config(config_dict={**settings, key: value}))
 
 
 def _of_table(entries, dataset, config_file_list, config_dict):

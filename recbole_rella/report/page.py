@@ -11,8 +11,6 @@ from recbole_rella.files import write_text
 from recbole_rella.pictures import as_svg
 from recbole_rella.version import VERSION
 
-REPORT = "report.html"
-
 
 @dataclass(frozen=True, eq=False)
 class Section:

@@ -5,11 +5,11 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from recbole_rella.metrics import TITLES, areas_of_users
-from recbole_rella.report.page import REPORT, Section, write_page
+from recbole_rella.report.page import Section, write_page
 from recbole_rella.report.sections import curves, sections_by_part
 from recbole_rella.rows.fields import KINDS
 from recbole_rella.rows.item_statistics import popularity
-from recbole_rella.run_folder import read_run
+from recbole_rella.run_folder import REPORT, read_run
 from recbole_rella.significance import paired_bootstrap
 
 # Where --diagnose writes, in the folder of the run.

@@ -151,6 +151,8 @@ def test_a_sweep_shows_each_history_unless_one_is_chosen():
     assert [entry.label for entry in found] == ["ReLLa (retrieved)", "ReLLa (recent)", "ReLLa (both)", "TALLRec", "FM"]
     assert [entry.own for entry in found[:3]] == [{}, *({"train_history": k, "eval_history": k} for k in ("recent", "both"))]
     assert with_each_history(entries, {"eval_history": "recent"}) == entries
+    assert with_each_history(entries, {"ReLLa.eval_history": "recent"}) == entries
+    assert len(with_each_history(entries, {"FM.eval_history": "recent"})) == 5
 
 
 def test_sweeps_are_read_as_yaml():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from recbole_rella.experiments import runs
+from recbole_rella.experiments.side_by_side import run_side_by_side
 from recbole_rella.experiments.sweep import run_sweep
 from recbole_rella.keys import ConfigError
 
@@ -48,6 +49,15 @@ def test_a_value_that_cannot_be_stops_before_any_run(movies, monkeypatch):
     monkeypatch.setattr(runs, "_start", lambda *_: pytest.fail("a run was started"))
     with pytest.raises(ConfigError, match="history_size: expected an integer of at least 0, found -1"):
         run_sweep("history_size:3,-1", ["ReLLa"], name, None, tiny)
+    with pytest.raises(ConfigError, match="expected no ReLLa.history_size beside history_size, whose values it would replace"):
+        run_sweep("history_size:2,3", ["ReLLa"], name, None, {**tiny, "ReLLa.history_size": 7})
+    with pytest.raises(ConfigError, match="embeding_size: there is no such key; the nearest valid one is embedding_size"):
+        run_sweep("embeding_size:8,16", ["FM"], name, None, tiny)
+    with pytest.raises(ConfigError, match="zzzz: expected a key of FM, found one that nothing reads"):
+        run_sweep("zzzz:1,2", ["FM"], name, None, tiny)
+    Path("small.yaml").write_text("model: FM\nembeding_size: 4\n")
+    with pytest.raises(ConfigError, match="embeding_size: there is no such key"):
+        run_side_by_side(["small.yaml"], name, None, tiny)
 
 
 def test_no_behaviours_at_all_are_a_value_of_the_curve(movies, in_this_process):

@@ -106,6 +106,14 @@ def test_trials_share_the_caches(movies, own_cache, monkeypatch):
     assert sorted(made) == ["prompts", "prompts", "retrieved"]
 
 
+def test_a_list_that_a_space_holds_as_text_is_one_in_the_configuration(movies):
+    name, tiny = movies
+    Path("space.hyper").write_text("mlp_hidden_size choice ['[4,4]','[6,6]']\n")
+    best, score, path = tune("space.hyper", "DeepFM", name, None, tiny, output_file="out/hyper.result")
+    assert best["mlp_hidden_size"] in ([4, 4], [6, 6])
+    check_best(best, score, path)
+
+
 @pytest.mark.slow
 def test_a_rival_is_tuned_on_the_rows_of_the_table(movies):
     name, tiny = movies
