@@ -133,12 +133,7 @@ def test_an_older_pytorch_multiplies_as_it_does(monkeypatch):
 
 @pytest.mark.parametrize("gains", [True, False])
 def test_bfloat16_pays_where_it_is_faster(gains, monkeypatch):
-    linear = F.linear
-
-    def multiply(rows, weight):
-        time.sleep(0.002 if gains == (rows.dtype == torch.float32) else 0)
-        return linear(rows, weight)
-
+    """Whatever this machine does: nothing is multiplied here."""
     monkeypatch.setattr(products, "is_faster", lambda: False)
-    monkeypatch.setattr(F, "linear", multiply)
+    monkeypatch.setattr(F, "linear", lambda rows, _: time.sleep(0.002 if gains == (rows.dtype == torch.float32) else 0))
     assert bfloat16_pays() == gains
