@@ -83,7 +83,7 @@ def measured(n):
         "processor seconds of item statistics": costs["statistics"]["processor"],
         "processor seconds of item vectors": costs["vectors"]["processor"],
         "processor seconds of features": costs["of_rows"]["processor"],
-        "MiB of rows and histories": sum(c.nbytes for c in (*vars(rows).values(), histories.row_ids) if c is not None) / 2**20,
+        "MiB of rows and histories": sum(column.nbytes for column in (*rows.columns, histories.row_ids)) / 2**20,
         "MiB of item statistics": costs["statistics"]["peak_mib"],
         "MiB of item vectors": costs["vectors"]["peak_mib"],
         "MiB of features": costs["of_rows"]["peak_mib"],

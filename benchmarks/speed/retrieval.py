@@ -187,7 +187,7 @@ def many_rows(n, asked, users=162_541, items=59_047):
     search = in_turn(
         {"search": lambda: retrieve(vectors, rows.item, histories, rows.split, user, chosen, rows.item[chosen], K)}, 1
     )["search"]
-    state = sum(column.nbytes for column in vars(rows).values()) + histories.row_ids.nbytes + histories.start.nbytes
+    state = sum(column.nbytes for column in rows.columns) + histories.row_ids.nbytes + histories.start.nbytes
     return {
         "rows": n,
         "bytes a row": state / n,

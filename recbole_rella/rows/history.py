@@ -38,6 +38,11 @@ class Rows:
     def __len__(self):
         return len(self.user)
 
+    @property
+    def columns(self):
+        """Those that are there, list of numpy.ndarray [rows]."""
+        return [value for value in vars(self).values() if isinstance(value, np.ndarray)]
+
 
 class Histories:
     """The earlier rows of the same user, for every row.

@@ -27,5 +27,5 @@ def test_histories_equal_a_plain_loop(drawn):
 def test_the_state_of_a_data_set_is_26_bytes_a_row(movies):
     name, tiny = movies
     dataset = RowDataset(make_config("ReLLa", name, config_dict=tiny))
-    columns = [value for value in vars(dataset.rows).values() if isinstance(value, np.ndarray)] + [dataset.histories.row_ids]
+    columns = [*dataset.rows.columns, dataset.histories.row_ids]
     assert all(len(column) == 360 for column in columns) and sum(column.nbytes for column in columns) == 26 * 360
