@@ -202,9 +202,8 @@ def check_resumed(run, config):
     Raises:
         RunChangedError: lists the keys that differ.
     """
-    now = {**config.internal_config_dict, **config.external_config_dict}
-    names = training_keys() & set(run.given) & set(now)
-    changed = sorted(name for name in names if absolute(now)[name] != run.given[name])
+    now = absolute({**config.internal_config_dict, **config.external_config_dict})
+    changed = sorted(name for name in training_keys() & set(run.given) & set(now) if now[name] != run.given[name])
     if changed:
         lines = [f"  {name}: expected {run.given[name]!r}, found {now[name]!r}" for name in changed]
         raise RunChangedError(

@@ -65,9 +65,12 @@ def _lines(path):
 
 def _in_utf8(given):
     """A line, or a row of CSV, as it is; refused where it is in no UTF-8."""
-    for text in [given] if isinstance(given, str) else given.values():
-        if isinstance(text, str) and any("\udc80" <= character <= "\udcff" for character in text):
-            raise RequestError(f"Expected text in UTF-8, found {ascii(text[:100])}.")
+    cells = [given] if isinstance(given, str) else given.values()
+    for text in filter(lambda cell: isinstance(cell, str), cells):  # others are of rows with too many cells or too few
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RequestError(f"Expected text in UTF-8, found {ascii(text[:100])}.") from error
     return given
 
 
