@@ -52,7 +52,10 @@ class Fields(Parts):
 
 
 class Rating(float):
-    """A rating that is written with the digits that the data set gives it: 4, 3.5, 1234567."""
+    """A rating that is written with the digits that the data set gives it: 4, 3.5, 1234567; 0 without a sign."""
+
+    def __new__(cls, value):
+        return super().__new__(cls, float(value) + 0.0)
 
     def __str__(self):
         return np.format_float_positional(np.float64(self), trim="-")

@@ -8,7 +8,8 @@ _MANY = 10_000
 
 
 def number_words(value):
-    """The shortest decimal text that reads back as the same number; no exponent from 1e-6 to 1e16, no .0 at the end.
+    """The shortest decimal text that reads back as the same number; no exponent from 1e-6 to 1e16, no .0 at the end,
+    no sign before 0.
 
     Args:
         value (float): read from a file as float64; not missing.
@@ -16,7 +17,7 @@ def number_words(value):
     Returns:
         str: 1234567, 0.1, -3.25, 1e+300, inf.
     """
-    text = repr(float(value))
+    text = repr(float(value) + 0.0)
     if "e-" in text and abs(value) >= 1e-6:
         text = f"{value:.{len(text.split('e')[0].replace('.', '').lstrip('-')) + int(text.split('e-')[1]) - 1}f}"
     return text.removesuffix(".0")

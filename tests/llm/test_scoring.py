@@ -265,7 +265,8 @@ def test_scores_of_bfloat16_have_the_digits_of_float32(family, llms):
     full = scored(llm, prompts).numpy()
     ours = scored(llm.to(torch.bfloat16), prompts).numpy()
     plain = torch.softmax(alone(llm, prompts, [YES, NO]), -1)[:, 0].numpy()
-    assert len(np.unique(ours)) == len(np.unique(full)) == 2000 and len(np.unique(plain)) < 1700
+    # Two rows may be equal by chance; answers in bfloat16 are by the hundred.
+    assert min(len(np.unique(ours)), len(np.unique(full))) > 1990 and len(np.unique(plain)) < 1700
     assert together(llm, prompts[:9]).dtype == torch.float32  # what the training loss is made of
     labels = random.random(2000) < full
     assert abs(roc_auc_score(labels, ours) - roc_auc_score(labels, full)) < 1e-3 and np.abs(ours - full).max() < 0.05

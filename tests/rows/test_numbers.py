@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recbole_rella.prompt.template import Rating
@@ -23,7 +23,8 @@ def test_half_the_memory_where_nothing_is_lost(values, dtype):
     assert as_exact(np.array(values, dtype=np.float64)).dtype == dtype
 
 
+@example(-0.0)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_words_of_a_number_read_back(value):
     words = number_words(value)
-    assert float(words) == value and not words.endswith(".0")
+    assert float(words) == value and not words.endswith(".0") and words != "-0"

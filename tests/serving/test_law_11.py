@@ -45,7 +45,7 @@ TYPES = {
 numbers = st.one_of(
     st.integers(0, 10**9),
     st.floats(0, 1e9, allow_nan=False).map(lambda x: round(x, 3)),
-    st.sampled_from([0.1, 1234567, 12345.9, 19950125, 1e-5, 3.0]),
+    st.sampled_from([0.1, 1234567, 12345.9, 19950125, 1e-5, 3.0, -0.0]),
 )
 words = st.sampled_from(["NA", "None", "null"]) | st.text("abcXYZéß日<>|&{}$%_#'*7 ", min_size=1, max_size=8).map(str.strip).filter(
     bool
@@ -117,7 +117,7 @@ def test_law_11_a_request_reads_as_the_row_does(kind, data, tmp_path_factory, ll
     items = [{"item_id": i, **{f: data.draw(VALUES[k]) for f, k in TYPES["item"].items() if f != "item_id"}} for i in ids]
     for item in items:
         item["movie_title"] = ["The", *item["movie_title"]]
-    times = st.one_of(st.integers(0, 5), st.floats(-3, 5, allow_nan=False).map(lambda x: round(x, 2)))
+    times = st.one_of(st.integers(0, 5), st.just(-0.0), st.floats(-3, 5, allow_nan=False).map(lambda x: round(x, 2)))
     pairs = [(user["user_id"], item) for user in users for item in ids]
     scale = data.draw(st.sampled_from([[1, 2.5, 4, 4.1, 5], [1, 16777217, 1234567.89]]))
     rows = [(u, i, data.draw(st.sampled_from(scale)), data.draw(times)) for u, i in pairs]
