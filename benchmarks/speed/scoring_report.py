@@ -1,8 +1,8 @@
-"""The picture of the scoring benchmark: rows a second against the shown behaviours, and against the rows scored together."""
+"""Pictures of rows a second: against the shown behaviours, the rows scored together, and the size of the LLM."""
 
 from recbole_rella.pictures import new_figure, save_figure
 
-_COLOURS = {"ours": "#0072B2", "CrossEncoder": "#E69F00", "plain loop": "#009E73", "paper's way": "#D55E00"}
+_COLOURS = {"ours": "#0072B2", "CrossEncoder": "#E69F00", "plain loop": "#009E73", "paper's way": "#D55E00", "vLLM": "#CC79A7"}
 
 
 def curves(record):
@@ -55,4 +55,20 @@ def picture(record, path):
             panel.minorticks_off()
             panel.grid(alpha=0.3)
     panels[0, 0].legend(fontsize=8)
+    save_figure(figure, path)
+
+
+def picture_of_sizes(record, path):
+    """Draw what `benchmarks.speed.engines` has measured of several LLMs as PNG: a panel a dtype."""
+    of_size = sorted(record["cases"].values(), key=lambda case: case["parameters of layers"])
+    dtypes = list(dict.fromkeys(name.rpartition(", ")[2] for name in of_size[0]["candidates"]))
+    figure = new_figure(5 * len(dtypes), 3.6)
+    for panel, dtype in zip(figure.subplots(1, len(dtypes), squeeze=False)[0], dtypes):
+        for name in [name for name in of_size[0]["candidates"] if name.endswith(dtype)]:
+            points = [(case["parameters of layers"] / 1e6, case["candidates"][name]["rows a second"]) for case in of_size]
+            candidate = name.rpartition(", ")[0]
+            panel.plot(*zip(*points), marker="o", color=_COLOURS[candidate], label=candidate)
+        panel.set(xscale="log", yscale="log", xlabel="million parameters of the layers", ylabel="rows a second", title=dtype)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
     save_figure(figure, path)
