@@ -4,7 +4,7 @@
 
 One command a table; interrupted, it goes on behind the runs that are done. The same rows are drawn for all tables of a data set,
 and shots are nested. A table goes to results/real_llm/<data set>/<table>/. What the LLM reads stands in entries/: words alone, so
-that no numbers of the history hide what it makes of them.
+that no numbers of the history hide what it makes of them; in `numbers` alone it has those that the rivals read.
 """
 
 import argparse
@@ -38,7 +38,7 @@ TABLES = {
     # How much is the wording's: chosen on validation.
     "wording": Table(("recent", "recent_short", "recent_stars", "recent_paper", "recent_letters"), {"epochs": 0}),
     # ReLLa's claim: few shots are enough. Rivals that learn from the same shots have the same in their name's row.
-    "few_shot": Table(("ReiT", *_HISTORIES, *_RIVALS), {"train_shots_for": "all"}, "train_shots:64,256,1024,4096"),
+    "few_shot": Table(("ReiT", *_HISTORIES, "numbers", *_RIVALS), {"train_shots_for": "all"}, "train_shots:64,256,1024,4096"),
     # The same rivals on all training rows.
     "all_rows": Table(_RIVALS, {}),
     # Which adapters, and where.
