@@ -1,7 +1,8 @@
 """A scorer as a folder of its own, which needs neither the run nor its data set, and works on another machine.
 
 scorer.json     settings, texts of the prompts, the LLM and the encoder by name and identity, versions
-catalogue.npz   ids, words, sentences and vectors of the items; answers of the training rows, where prompts print numbers of them
+texts.json      ids, words and sentences of the items
+catalogue.npz   their vectors; answers of the training rows, where prompts print numbers of them
 adapter/        the adapters, in PEFT's standard format, and what ReLLaX adds to them
 llm/            the embedded LLM; another one is named, and proved by its identity when it is loaded
 """
@@ -31,10 +32,10 @@ from recbole_rella.retrieval.taste import Taste
 from recbole_rella.rows.item_statistics import ItemStatistics
 from recbole_rella.run_folder import ADAPTER, LLM
 from recbole_rella.serving.catalogue import Catalogue
-from recbole_rella.serving.soft_requests import SoftRequests
+from recbole_rella.serving.soft_requests import OF_ROWS_ALONE, SoftRequests
 from recbole_rella.version import VERSION
 
-_SCORER, _CATALOGUE = "scorer.json", "catalogue.npz"
+_SCORER, _TEXTS, _CATALOGUE = "scorer.json", "texts.json", "catalogue.npz"
 _STATISTICS, _TASTE = ("items", "times", "answers"), ("vectors", "deviations")
 
 
@@ -56,10 +57,7 @@ def save(scorer, folder):
     if scorer.dataset is None:
         raise ScorerError("save_pretrained: expected the scorer of a run (Scorer.load), found one that was saved: copy its folder.")
     if scorer.parts.soft is not None and "row" in scorer.parts.soft.places.kinds:
-        raise ScorerError(
-            "save_pretrained: expected soft tokens and gates of items, users and numbers of histories, found row: a conventional "
-            "model has no representations of requests. Use user or history in its place."
-        )
+        raise ScorerError(f"save_pretrained: {OF_ROWS_ALONE}")
     if not is_new(folder):
         raise ScorerError(f"save_pretrained: expected a new or an empty folder, found {folder}, which is neither.")
     parts, config, backbone = scorer.parts, scorer.config, scorer.dataset.assembly.backbone
@@ -72,10 +70,7 @@ def save(scorer, folder):
         if is_embedded:
             shutil.copytree(backbone.folder, temporary / LLM)
         save_adapter(parts.llm, temporary / ADAPTER)
-        arrays = {f"words.{field}": np.asarray(texts).astype(str) for field, texts in catalogue.items.table.items()}
-        if space is not None:
-            arrays |= {f"space.{name}": array for name, array in space.arrays.items()}
-            arrays["sentences"] = np.array(space.sentences)
+        arrays = {} if space is None else {f"space.{name}": array for name, array in space.arrays.items()}
         if parts.soft is not None:
             parts.soft.module.save(temporary / ADAPTER)
             arrays |= {} if parts.soft.table is None else {"soft.table": parts.soft.table}
@@ -86,7 +81,13 @@ def save(scorer, folder):
             arrays["alike"] = parts.alike
         if parts.taste is not None:
             arrays |= {f"taste.{name}": getattr(parts.taste, name)[-1:] for name in _TASTE}
-        np.savez(temporary / _CATALOGUE, item_ids=catalogue.item_ids.astype(str), **arrays)
+        np.savez(temporary / _CATALOGUE, **arrays)
+        texts = {
+            "item_ids": list(map(str, catalogue.item_ids)),
+            "words": {field: list(map(str, words)) for field, words in catalogue.items.table.items()},
+            "sentences": None if space is None else space.sentences,
+        }
+        write_json(temporary / _TEXTS, texts)
         llm = LLM if is_embedded else str(backbone.folder.resolve()) if backbone.folder else backbone.path
         if is_gguf(config["llm"]):  # whose folder is this machine's cache
             llm = str(Path(config["llm"]).expanduser().resolve())
@@ -137,7 +138,7 @@ def load(folder, device=None, engine=MappingProxyType({})):
     """
     folder = Path(folder).expanduser()
     try:
-        saved = json.loads((folder / _SCORER).read_text(encoding="utf-8"))
+        saved, told = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (_SCORER, _TEXTS))
         with np.load(folder / _CATALOGUE, allow_pickle=False) as archive:
             arrays = dict(archive)
     except Exception as error:  # of files, zip archives and JSON: whatever the damage, the remedy is the same
@@ -146,8 +147,7 @@ def load(folder, device=None, engine=MappingProxyType({})):
             "Save it again."
         ) from error
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    # A scorer that 0.6 saved has no history_window: all windows were the latest then.
-    settings = {"history_window": "latest", **saved["settings"], "scoring_engine": TRANSFORMERS, **engine}
+    settings = {**saved["settings"], "scoring_engine": TRANSFORMERS, **engine}
     named = saved["llm"]
     has_gates = saved["soft"] is not None and saved["soft"]["places"]["gate"] is not None
     refuse(check_engine({**settings, "cflora": has_gates}))
@@ -162,19 +162,19 @@ def load(folder, device=None, engine=MappingProxyType({})):
     )
     _compare("LLM", named["identity"], backbone.identity, named["path"])
     texts = {**saved["texts"], "answers": tuple(saved["texts"]["answers"])}
-    catalogue = _catalogue(saved["catalogue"], arrays)
+    catalogue = _catalogue(saved["catalogue"], told)
     # Its system text shows no item and no user.
     system = PromptTemplate(**texts, user_fields=dict, item_fields=dict).system
     chat = "always" if saved["chat"] else settings["prompt_chat"]
     tokenizer = PromptTokenizer(backbone.tokenizer, chat, system, texts["answers"], saved["chat"])
     space = None
-    if "sentences" in arrays:
+    if told["sentences"] is not None:
         encoder = make_encoder(text_encoder(settings), backbone, {**settings, "device": device, "show_progress": False})
         _compare("encoder", saved["encoder"], encoder.identity, text_encoder(settings))
         made = {name: arrays[f"space.{name}"] for name in ("vectors", "mean", "components")}
         collaborative, metric = arrays.get("space.collaborative"), settings["retrieval_metric"]
         of_text = metric if collaborative is None else "dot"
-        space = ItemSpace(arrays["sentences"].tolist(), encoder, settings["retrieval_pca_dim"], of_text, made)
+        space = ItemSpace(told["sentences"], encoder, settings["retrieval_pca_dim"], of_text, made)
         if collaborative is not None:
             space = MixedSpace(space, collaborative, settings["retrieval_mix"], metric)
 
@@ -217,15 +217,15 @@ def _compare(what, saved, found, name):
         )
 
 
-def _catalogue(saved, arrays):
+def _catalogue(saved, told):
     codes = saved["codes"]
-    table = {name.removeprefix("words."): array for name, array in arrays.items() if name.startswith("words.")}
+    table = {field: np.array(words, dtype=object) for field, words in told["words"].items()}
     users = {field: np.array([""]) for field in saved["types"]["user"]}
     return Catalogue(
         dataset=saved["dataset"],
         id_fields=saved["id_fields"],
         types=saved["types"],
-        item_ids=arrays["item_ids"],
+        item_ids=np.array(told["item_ids"]),
         items=Words(table, codes),
         users=Words(users, codes),
         separator=saved["separator"],

@@ -124,6 +124,11 @@ class Scorer:
         config, model, dataset, *_ = load_rella(run_folder, allow_changed, engine)
         assembly, catalogue = dataset.assembly, Catalogue.of(dataset)
         numbers = list(_numbers(assembly.prompter))
+
+        def known(name):
+            return next((value for features in numbers if (value := getattr(features, name)) is not None), None)
+
+        alike = known("alike")
         parts = Parts(
             settings=config,
             texts=assembly.texts,
@@ -135,10 +140,10 @@ class Scorer:
             answer_ids=assembly.answer_ids,
             device=config["device"],
             soft=None if model.rellax is None else SoftRequests.of(model.rellax, assembly.prompter.soft),
-            statistics=next((features.statistics for features in numbers), None),
-            alike=next((features.alike.vectors[-1] for features in numbers if features.alike is not None), None),
-            taste=next((features.taste for features in numbers if features.taste is not None), None),
-            likes=next((features.likes for features in numbers if features.likes is not None), None),
+            statistics=known("statistics"),
+            alike=None if alike is None else alike.vectors[-1],
+            taste=known("taste"),
+            likes=known("likes"),
         )
         return cls(parts, config, dataset)
 

@@ -12,6 +12,12 @@ from recbole_rella.llm.rellax import EncodedNumbers, Rellax
 from recbole_rella.prompt.soft_places import OF_ITEMS, SoftPlaces, UserVectors
 from recbole_rella.serving.catalogue import RequestError
 
+# Why a scorer with soft tokens or gates made of `row` serves no request.
+OF_ROWS_ALONE = (
+    "expected soft tokens and gates made of items, users and numbers of histories, found row: a conventional model has no "
+    "representations of requests. Use user or history in its place."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class SoftRequests:
@@ -84,10 +90,7 @@ class SoftRequests:
             RequestError: they are made of what only rows of the data set have.
         """
         if "row" in self.places.kinds:
-            raise RequestError(
-                "Expected a run whose soft tokens and gates are made of items, users and numbers of histories, found one with row: "
-                "a conventional model has no representations of requests. Use user or history in its place."
-            )
+            raise RequestError(f"spa_tokens, cflora_input: {OF_ROWS_ALONE}")
         sources = {} if numbers is None else {"history": numbers}
         if self.users is not None:
             sources["user"] = UserVectors(self.users[[user or 0 for user in users]], rows.user)

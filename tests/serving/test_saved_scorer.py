@@ -100,6 +100,22 @@ def test_a_saved_scorer_knows_no_users_and_is_not_saved_twice(movies):
         Scorer.from_pretrained("nowhere")
 
 
+def test_one_long_text_takes_its_length_once(movies):
+    """And not that of every item: an array of texts is as wide as its longest."""
+    name, tiny = movies
+    path = Path(tiny["data_path"]) / name / f"{name}.item"
+    header, first, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header, first + " " + 50_000 * "x", *lines]) + "\n")
+    titles = {"prompt_item": "{{ item.movie_title }}", "retrieval_sentence": "{{ item.movie_title }}"}
+    scorer = saved(movies, epochs=0, mini_epochs=0, **titles)
+    table = Scorer.from_pretrained("scorer").parts.catalogue.items.table
+    assert header.split("\t")[-1].startswith("class") and max(map(len, table["class"])) > 50_000
+    assert {field: list(texts) for field, texts in table.items()} == {
+        field: list(texts) for field, texts in scorer.parts.catalogue.items.table.items()
+    }
+    assert sum(Path("scorer", name).stat().st_size for name in ("texts.json", "catalogue.npz")) < 200_000 < 50_000 * 4 * len(lines)
+
+
 def test_new_items_are_encoded_by_the_llm_before_tuning(movies):
     """SUBR compares vectors of one space: the adapters that were tuned since are not in those of new items."""
     scorer = saved(movies, retrieval_encoder="llm", learning_rate=0.2)
