@@ -16,10 +16,10 @@ from recbole.utils.argument_list import training_arguments
 
 from recbole_rella import compat
 from recbole_rella.arguments import keys_among, read_value
-from recbole_rella.config import command_line
 from recbole_rella.experiments.plan import make_entries
 from recbole_rella.experiments.tuning import Trials, read_space, tune
 from recbole_rella.files import read_yaml, replacing, write_text
+from recbole_rella.given import command_line
 from recbole_rella.shipped import properties_folder, tuned_file
 
 

@@ -39,7 +39,7 @@ def _finished_run(command):
 
 def _allowed(command):
     """What may differ between a finished run and what is loaded of it, where that is said."""
-    from recbole_rella.config import allowed_changes
+    from recbole_rella.given import allowed_changes
 
     return {"allow_changed": allowed_changes(command.keys["allow_changed"])} if "allow_changed" in command.keys else {}
 
@@ -99,8 +99,8 @@ def _score(command):
 
 def _convert(command):
     from recbole_rella.atomic.convert import convert
-    from recbole_rella.config import checked_files
     from recbole_rella.files import read_yaml
+    from recbole_rella.given import checked_files
 
     given = {"data_path": "dataset/"}  # RecBole's default
     for path in checked_files(command.files) or []:
@@ -136,8 +136,8 @@ def _tune(command):
 
 def _several(command):
     """What side-by-side runs and sweeps take."""
-    from recbole_rella.config import checked_files
     from recbole_rella.files import read_yaml
+    from recbole_rella.given import checked_files
 
     flags, given = command.flags, _on_data(command)
     given.pop("model")
@@ -224,7 +224,7 @@ def main(given=None):
     """
     command = arguments.parse(sys.argv[1:] if given is None else given)
     from recbole_rella.compat import without_future_warnings
-    from recbole_rella.config import command_line
+    from recbole_rella.given import command_line
 
     _start_processes(command)
     without_future_warnings()

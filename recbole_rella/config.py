@@ -1,14 +1,12 @@
-"""Our part of RecBole's Config: how values are read, defaults from properties/, and the check of all keys before anything loads.
+"""Our part of RecBole's Config: defaults from properties/, and the check of all keys before anything loads.
 
-What is given goes through one gate, whatever it came by (command line, dictionary, files): texts are read without executing them,
-NumPy's scalars, tuples and paths become plain values, ~ becomes the home folder. Then the names and values are checked.
+given.py reads what a run is given.
 """
 
 import logging
 import os
 import sys
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path, PurePath
 
@@ -21,7 +19,7 @@ from recbole.utils.argument_list import dataset_arguments, evaluation_arguments,
 from recbole_rella import arguments, keys
 from recbole_rella.errors import RellaError
 from recbole_rella.files import read_yaml
-from recbole_rella.key_docs import key_texts
+from recbole_rella.given import compared_names, of_command_line, usable
 from recbole_rella.keys import KEYS, ConfigError, affecting, is_word
 from recbole_rella.shipped import properties_folder, variant_files
 
@@ -46,8 +44,7 @@ _RECBOLE_FLAGS = {"model", "dataset", "config_files", "nproc", "world_size", "ip
 # RecBole's files of defaults that are named in another case than their models, so that it does not find them: file -> model.
 _TREES = {"lightgbm": "LightGBM", "xgboost": "XGBoost"}
 _DEFAULTS = "ReLLa.yaml"
-# RecBole's keys that hold paths, and those that change no score of a run.
-PATHS = ("data_path", "checkpoint_dir")
+# RecBole's keys that change no score of a run.
 RUN_ALONE = ("checkpoint_dir", "show_progress", "state", "worker", "log_wandb", "wandb_project")
 # RecBole reads a data set that an earlier run saved, where it finds one, with that run's settings. Nothing can be here.
 _NOWHERE = os.path.join(os.devnull, "nothing")
@@ -140,108 +137,9 @@ def data_keys():
     return frozenset({*dataset_arguments, *evaluation_arguments}.union(*of_data)) - set(KEYS)
 
 
-# What is given: command line, names before a dot, plain values.
-
-_command_line = ContextVar("command_line", default=None)
-_compared = ContextVar("compared", default=())
-
-
-@contextmanager
-def command_line(given):
-    """Within this context Config takes these for the keys of the command line, in the place of sys.argv.
-
-    Args:
-        given (dict): key -> text or value.
-    """
-    token = _command_line.set(given)
-    try:
-        yield
-    finally:
-        _command_line.reset(token)
-
-
-def no_command_line():
-    """Within this context Config reads no command line: what is loaded is as it was, whatever the caller's arguments."""
-    return command_line({})
-
-
-@contextmanager
-def compared(names):
-    """Within this context keys of the form ``name.key`` may name these, as several models are configured, not that of one run."""
-    token = _compared.set(tuple(names))
-    try:
-        yield
-    finally:
-        _compared.reset(token)
-
-
-def plain(value):
-    """A value of Python's own types: NumPy's scalars and arrays, tuples, paths and kinds of text and numbers are converted."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, PurePath):
-        return str(value)
-    if value is None or isinstance(value, bool):
-        return value
-    kind = next((kind for kind in (int, float, str) if isinstance(value, kind)), None)
-    # A kind's own method: a kind of text may say something else of itself (as members of an Enum do).
-    return value if kind in (None, type(value)) else str.__str__(value) if kind is str else kind(value)
-
-
-def usable(name, value):
-    """What a key is used as: a plain value, lists of words in the place of a text with commas, paths without ~."""
-    key, value = name.rpartition(".")[2], plain(value)
-    if key == "gpu_id" and isinstance(value, list):
-        return ",".join(map(str, value))
-    if key in KEYS and key_texts()[key].kind == "list of str" and isinstance(value, str):
-        return [word.strip(" '\"") for word in value.strip("[] ").split(",") if word.strip()]
-    if (key in PATHS or key in keys.paths()) and isinstance(value, str) and value.startswith("~") and not is_word(key, value):
-        return os.path.expanduser(value)
-    return value
-
-
-def allowed_changes(text):
-    """The words of allow_changed as it was given on a command line.
-
-    Returns:
-        list of str: words of `key_rules.IDENTITIES`.
-
-    Raises:
-        ConfigError: others.
-    """
-    found = usable("allow_changed", arguments.read_value("allow_changed", text))
-    expected = KEYS["allow_changed"].rule(found)
-    keys.refuse([f"allow_changed: expected {expected}, found {text!r}"] if expected else [])
-    return found
-
-
 def training_keys():
     """The keys that say how a model is trained, RecBole's and ours, but for those that say for how long, set of str."""
     return {*training_arguments, *affecting("training")} - {"epochs", "stopping_step"}
-
-
-def absolute(settings):
-    """Settings whose files and folders are found from any working folder; reserved words and names on the hub stay.
-
-    Args:
-        settings (dict): as a Config holds them.
-
-    Returns:
-        dict: the same keys.
-    """
-
-    def resolved(key, value):
-        if not isinstance(value, str) or not value or is_word(key, value) or not (key in PATHS or key in keys.paths()):
-            return value
-        if key in KEYS and KEYS[key].or_name and not Path(value).exists():
-            return value
-        return str(Path(value).expanduser().resolve())
-
-    return {key: resolved(key, value) for key, value in settings.items()}
 
 
 def _for_this_model(settings, model):
@@ -276,11 +174,11 @@ def _folder_of_atomic_files(dataset):
 
 def _misnamed(config, model):
     """Problems with keys of the form name.key: nothing would read them."""
-    names = _compared.get()
+    names = compared_names()
     here = set(names) or {model}
     # A file, or another program's command line, may serve several models one after the other; that of our command is for this run.
     elsewhere = set() if names else model_names() | set(variant_files())
-    of_this_run = _command_line.get() or {}
+    of_this_run = of_command_line() or {}
     problems = []
     for key in config.given_config_dict:
         name, dot, _ = key.rpartition(".")
@@ -316,7 +214,7 @@ def _check(config, model, model_class):
     keys.refuse(problems)
     blind = not ours and not config.on_our_rows
     unread = [key for key in config.external_config_dict if key in KEYS and (blind or (ours and not reads(model_class, key)))]
-    if unread and not _compared.get():
+    if unread and not compared_names():
         logger.warning("%s does not read these keys of other models, and they change nothing: %s", model, unread)
     if others:
         logger.warning("Neither RecBole nor ReLLa knows these keys, and nothing will read them: %s", others)
@@ -370,37 +268,6 @@ def errors_of_recbole():
         raise ConfigError(f"The configuration cannot be used, says RecBole: {message}") from error
 
 
-def checked_files(config_file_list):
-    """The configuration files, each of which holds keys.
-
-    Args:
-        config_file_list (list of str or pathlib.Path, optional): YAML files.
-
-    Returns:
-        list of str: their paths, or None where none are given.
-
-    Raises:
-        ConfigError: one is not there, is no YAML, or holds something else than keys; all are named.
-    """
-    problems, found = [], []
-    for path in config_file_list or []:
-        path = Path(path).expanduser()
-        found.append(str(path))
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-            if not isinstance(values, dict):
-                what = "nothing" if values is None else f"a {type(values).__name__}"
-                problems.append(f"{path}: expected `key: value` lines, found {what}")
-        except OSError as error:
-            problems.append(f"config_files: expected YAML files, found {str(path)!r} ({error.strerror})")
-        except UnicodeDecodeError as error:
-            problems.append(f"{path}: expected text in UTF-8, found a byte that is not ({error})")
-        except yaml.YAMLError as error:
-            problems.append(f"{path}: expected YAML, found {' '.join(str(error).split())}")
-    keys.refuse(problems)
-    return found or None
-
-
 def install():
     """Make RecBole's Config read values safely, and carry our defaults for a model whose class names a property file of ours.
 
@@ -421,7 +288,7 @@ def install():
         return {key: arguments.read_value(key, value) if isinstance(value, str) else value for key, value in given.items()}
 
     def load_command_line(self):
-        given = _command_line.get()
+        given = of_command_line()
         if given is None:
             # As RecBole has it: a notebook's command line is not the user's.
             given = {} if "ipykernel_launcher" in sys.argv[0] else arguments.keys_among(sys.argv[1:])

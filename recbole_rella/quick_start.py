@@ -22,16 +22,7 @@ from recbole.utils import get_environment, get_model, get_trainer, init_logger, 
 from recbole_rella import beside, processes
 from recbole_rella.ahead import time_ahead
 from recbole_rella.compat import anomaly_detection_kept
-from recbole_rella.config import (
-    checked_files,
-    errors_of_recbole,
-    is_on_our_rows,
-    is_ours,
-    is_rella,
-    model_names,
-    no_command_line,
-    scores_rows,
-)
+from recbole_rella.config import errors_of_recbole, is_on_our_rows, is_ours, is_rella, model_names, scores_rows
 from recbole_rella.data.crm import learned_kinds, write_vectors
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.row_dataset import KeepsRows
@@ -39,6 +30,7 @@ from recbole_rella.data.same_rows import same_rows
 from recbole_rella.errors import RellaError
 from recbole_rella.files import AnyPath, fingerprint, read_yaml
 from recbole_rella.fitted_trainer import keeping_predictions
+from recbole_rella.given import checked_files, no_command_line
 from recbole_rella.key_rules import TRANSFORMERS
 from recbole_rella.metrics import row_metrics
 from recbole_rella.predictions import KeepsPredictions, row_ids_of

@@ -33,9 +33,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_rella.config import absolute, chat_template, is_ours, reads, training_keys
+from recbole_rella.config import chat_template, is_ours, reads, training_keys
 from recbole_rella.errors import RellaError
 from recbole_rella.files import read_yaml, replacing, write_json, write_text, write_yaml
+from recbole_rella.given import absolute
 from recbole_rella.keys import KEYS
 from recbole_rella.version import VERSION, installed
 

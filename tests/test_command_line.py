@@ -411,7 +411,7 @@ def test_resuming_takes_keys_of_the_command_line(own):
 
 
 def test_allowed_changes_are_words():
-    from recbole_rella.config import allowed_changes
+    from recbole_rella.given import allowed_changes
 
     assert allowed_changes("rows,version") == ["rows", "version"]
     with pytest.raises(RellaError, match="allow_changed: expected a list of words among rows, llm, encoder, prompts, crm, version"):

@@ -15,7 +15,8 @@ from recbole.config import Config
 
 import recbole_rella
 from recbole_rella import arguments, config, key_rules, keys
-from recbole_rella.config import absolute, chat_template, compared, no_command_line, plain, template_file
+from recbole_rella.config import chat_template, template_file
+from recbole_rella.given import absolute, compared, no_command_line, plain
 from recbole_rella.key_docs import MODELS, help_text, key_texts, markdown, recbole_defaults
 from recbole_rella.keys import AFFECTS, KEYS, ConfigError, affecting
 from recbole_rella.quick_start import make_config

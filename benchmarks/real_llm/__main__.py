@@ -14,9 +14,9 @@ from pathlib import Path
 
 from recbole_rella import compat
 from recbole_rella.arguments import keys_among, read_value
-from recbole_rella.config import command_line
 from recbole_rella.experiments.side_by_side import run_side_by_side
 from recbole_rella.experiments.sweep import run_sweep
+from recbole_rella.given import command_line
 
 ENTRIES = Path(__file__).parent / "entries"
 _HISTORIES = ("recent", "retrieved", "both")

@@ -10,8 +10,8 @@ import traceback
 from pathlib import Path
 
 from recbole_rella.compat import without_future_warnings
-from recbole_rella.config import no_command_line
 from recbole_rella.files import read_yaml, write_json
+from recbole_rella.given import no_command_line
 from recbole_rella.quick_start import run_recbole_rella
 from recbole_rella.run_folder import RESUME
 

@@ -16,22 +16,11 @@ from pathlib import Path
 from recbole.utils import ModelType
 
 from recbole_rella.arguments import flags, is_variant, with_suffix
-from recbole_rella.config import (
-    RUN_ALONE,
-    absolute,
-    checked_files,
-    compared,
-    data_keys,
-    is_ours,
-    is_rella,
-    no_command_line,
-    reads,
-    refuse_unknown,
-    usable,
-)
+from recbole_rella.config import RUN_ALONE, data_keys, is_ours, is_rella, reads, refuse_unknown
 from recbole_rella.data.history import history_keys
 from recbole_rella.data.same_rows import learns_from_labels, reads_history_fields
 from recbole_rella.files import fingerprint, read_yaml
+from recbole_rella.given import absolute, checked_files, compared, no_command_line, usable
 from recbole_rella.keys import KEYS, affecting, is_word, paths, refuse
 from recbole_rella.llm.gguf_file import is_gguf
 from recbole_rella.model.fitted_at_once import FittedAtOnce

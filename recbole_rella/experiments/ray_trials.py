@@ -10,7 +10,7 @@ import os
 import torch
 
 from recbole_rella import compat
-from recbole_rella.config import no_command_line
+from recbole_rella.given import no_command_line
 from recbole_rella.quick_start import objective_function
 
 logger = logging.getLogger(__name__)

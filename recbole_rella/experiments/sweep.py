@@ -9,11 +9,12 @@ import pandas as pd
 import yaml
 
 from recbole_rella.arguments import flags, read_value
-from recbole_rella.config import PATHS, RUN_ALONE, data_keys
+from recbole_rella.config import RUN_ALONE, data_keys
 from recbole_rella.experiments.plan import Entry, check_settings, make_base, make_entries, make_run, settings_of, with_each_history
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import AnyPath, replacing, write_text
+from recbole_rella.given import PATHS
 from recbole_rella.key_rules import reads_both
 from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.pictures import new_figure, save_figure

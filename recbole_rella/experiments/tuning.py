@@ -18,13 +18,14 @@ from typing import Any
 import yaml
 
 from recbole_rella.arguments import read_value
-from recbole_rella.config import no_command_line, plain, refuse_unknown
+from recbole_rella.config import refuse_unknown
 from recbole_rella.errors import RellaError
 from recbole_rella.experiments.plan import identity, make_base, make_entries, make_run, settings_of
 from recbole_rella.experiments.ray_trials import plain_metrics, ray_search
 from recbole_rella.experiments.side_by_side import make_experiment
 from recbole_rella.experiments.stages import with_stages
 from recbole_rella.files import AnyPath, fingerprint, lock, write_text, write_yaml
+from recbole_rella.given import no_command_line, plain
 from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config, objective_function
 from recbole_rella.run_folder import fits_yaml, model_name
