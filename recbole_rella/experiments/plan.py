@@ -10,7 +10,7 @@ belongs to ReLLa alone is not passed to other models, so that a sweep over such 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recbole.utils import ModelType
@@ -32,11 +32,13 @@ from recbole_rella.version import VERSION
 
 @dataclass(frozen=True)
 class Entry:
-    """One of the compared models: the name it goes by, RecBole's name or an import path, its own settings."""
+    """One of the compared models: the name it goes by, RecBole's name or an import path, its own settings, and in a sweep the
+    swept key with its value, which comes after all of them and counts where the key means something to the model."""
 
     label: str
     model: str
     own: dict
+    swept: dict = field(default_factory=dict)
 
     @property
     def model_class(self):
@@ -229,7 +231,7 @@ def check_settings(entries, base):
     with no_command_line():
         for entry in entries:
             config = make_config(entry.model, base["dataset"], config_dict=settings_of(entry, base, base["seed"], "none"))
-            refuse_unknown(entry.own, config)
+            refuse_unknown({**entry.own, **entry.swept}, config)
 
 
 def refuse_of_one_run(given):
@@ -296,14 +298,14 @@ def settings_of(entry, base, seed, split_file, tuned_as=None):
     """
     given = base.given_config_dict
     named = _named(entry, given)
-    common = {key: value for key, value in given.items() if "." not in key and key not in flags()}
+    common = {key: value for key, value in given.items() if "." not in key and key not in flags()} | entry.swept
     for key in ("train_shots_for", "with_bias", "tuned"):  # what they say is done here
         common.pop(key, None)
     chosen = tuned_settings(tuned_as or entry.label, base["dataset"]) if base["tuned"] else {}
     read = {key for key in KEYS if entry.reads(key)}
     if entry.reads_history_fields:
         asked = {key: base[key] for key in ("retrieval_encoder", "retrieval_mix_encoder", "llm")} | {"history_fields": None}
-        asked |= common | entry.own | named
+        asked |= common | entry.own | named | entry.swept
         asked["history_fields"] = usable("history_fields", asked["history_fields"]) or (["default"] if entry.is_ours else None)
         read |= set(history_keys(asked))
     common = {key: value for key, value in common.items() if key not in KEYS or key in read}
@@ -312,10 +314,11 @@ def settings_of(entry, base, seed, split_file, tuned_as=None):
     else:
         common.pop("train_shots", None)
         if base["train_shots_for"] == "all":
-            common["train_shots"] = base["train_shots"]
+            common["train_shots"] = entry.swept.get("train_shots", base["train_shots"])
     if not entry.is_ours:
         common = {**shared_settings(base), **common}
     settings = {"metric_decimal_place": 6, "show_progress": False, **chosen, **common, **entry.own, **named}
+    settings |= {key: common[key] for key in entry.swept if key in common}
     if not entry.has_epochs:
         settings.pop("epochs", None)
     return {**absolute(settings), "model": entry.model, "dataset": base["dataset"], "seed": seed, "split_file": str(split_file)}

@@ -2,6 +2,7 @@
 behaviours are (ReLLa, WWW 2024, figures 2 and 5), for any key and any models."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import yaml
 
 from recbole_rella.arguments import flags, read_value
 from recbole_rella.config import RUN_ALONE, data_keys
-from recbole_rella.experiments.plan import Entry, check_settings, make_base, make_entries, make_run, settings_of, with_each_history
+from recbole_rella.experiments.plan import check_settings, make_base, make_entries, make_run, settings_of, with_each_history
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import AnyPath, replacing, write_text
 from recbole_rella.given import PATHS
 from recbole_rella.key_rules import reads_both
-from recbole_rella.keys import KEYS, ConfigError, affecting
+from recbole_rella.keys import ConfigError, affecting
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.report.comparison_page import write_page_below
 from recbole_rella.report.page import Section
@@ -45,13 +46,6 @@ def parse_sweep(text):
     if key in {*affecting("run"), *RUN_ALONE, *PATHS, *flags()}:
         raise ConfigError(f"{expected}, found {key}, which changes no figure of a run.")
     return key, [read_value(key, value) if isinstance(value, str) else value for value in values]
-
-
-def _with(entry, key, value):
-    """The entry with one value of the swept key; as it is, where the key means nothing to its model."""
-    if (key in KEYS and not entry.reads(key)) or (key == "epochs" and not entry.has_epochs):
-        return entry
-    return Entry(entry.label, entry.model, {**entry.own, key: value})
 
 
 def _has_room(settings, base):
@@ -133,15 +127,14 @@ def run_sweep(
         raise ConfigError(f"sweep: expected no {', '.join(fixed)} beside {key}, whose values it would replace; leave it out.")
     of_each_history = with_each_history(entries, {**base.given_config_dict, key: None})
     for value in values:  # one that the key cannot have is told of now
-        of_value = [_with(entry, key, value) for entry in of_each_history]
+        of_value = [replace(entry, swept={key: value}) for entry in of_each_history]
         check_settings([entry for entry in of_value if _has_room(settings_of(entry, base, base["seed"], "none"), base)], base)
     experiment = make_experiment(entries, dataset, config_file_list, config_dict)
     seeds = seeds_of(experiment, seeds)
     runs = []
     for entry in of_each_history:
         for value in values:
-            own = _with(entry, key, value)
-            of_value = [make_run(experiment, own, seed, value) for seed in seeds]
+            of_value = [make_run(experiment, replace(entry, swept={key: value}), seed, value) for seed in seeds]
             if _has_room(of_value[0].settings, experiment.base):
                 runs += of_value
             else:

@@ -1,5 +1,6 @@
 """Which settings each run gets, and when two runs are one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,26 @@ def test_what_the_file_of_a_data_set_sets_of_training_is_for_rella(model, datase
 def test_shots_for_all(movies):
     assert settings(movies, "FM", train_shots=30, train_shots_for="all")["FM"]["train_shots"] == 30
     assert "train_shots" not in settings(movies, "FM", train_shots=30, train_shots_for="ReLLa")["FM"]
+
+
+def test_a_swept_value_reaches_the_models_that_read_it(movies):
+    """Rivals too: shots where they are for all, numbers of the history where they are told them; and it comes last of all."""
+    name, tiny = movies
+
+    def swept(model, key, value, **more):
+        base = make_config("ReLLa", name, config_dict={**tiny, **more})
+        (entry,) = make_entries([model])
+        return settings_of(replace(entry, swept={key: value}), base, 3, "split.npz")
+
+    for model in ("ReLLa", "FM", "FM+history", "SIM", "LightGBM+history", "Tree"):
+        assert swept(model, "train_shots", 30, train_shots=50, train_shots_for="all")["train_shots"] == 30
+    for model in ("FM", "SIM", "Tree"):
+        assert "train_shots" not in swept(model, "train_shots", 30)
+    assert swept("FM+history", "history_buckets", 4, history_buckets=8)["history_buckets"] == 4
+    assert "history_buckets" not in swept("FM", "history_buckets", 4)
+    assert swept("TALLRec", "train_history", "retrieved")["train_history"] == "retrieved"  # which the variant sets
+    assert "epochs" not in swept("LightGBM+history", "epochs", 4) and swept("FM", "epochs", 4)["epochs"] == 4
+    assert "lora_r" not in swept("FM", "lora_r", 4) and swept("FM", "embedding_size", 4)["embedding_size"] == 4
 
 
 def test_a_key_of_one_model_is_for_it_alone(movies, monkeypatch):
