@@ -311,7 +311,7 @@ def test_gates_made_of_the_representation_of_each_row(movies, llms, tmp_path, mo
     vectors, rows = source.of_rows(np.array(told.index)), source.crm.rows
     assert vectors.shape == (len(told), 6) and len(rows) == 336 and np.abs(rows.mean(axis=0)).max() < 1
     scorer = Scorer.load(folder)
-    with pytest.raises(RequestError, match="found one with row"):
+    with pytest.raises(RequestError, match="numbers of histories, found row"):
         scorer.score(["101"], user_id="3")
     with pytest.raises(CrmError, match="found candidates, of which own_rows.WithRows has left no representations"):
         scorer.score_rows(model.prompter, np.array([told.index[0]]), np.array([scorer.dataset.rows.item[told.index[0]] % 30 + 1]))
