@@ -49,8 +49,8 @@ def room(path):
 # The rooms from the ground up: each imports what stands before it, never what stands behind.
 ORDER = """
 errors version shipped files processes progress key_rules keys key_docs arguments given pictures tables rows atomic prompt llm
-engines retrieval compat config metrics significance run_folder report ahead data model checkpoint predictions trainer fitted_trainer
-reads beside register quick_start experiments serving command_line __init__ __main__
+engines retrieval compat config metrics significance run_folder report ahead data model checkpoint predictions trainer
+fitted_trainer reads beside register quick_start experiments serving command_line __init__ __main__
 """.split()
 # Rooms of RecBole's side, and the file elsewhere that knows RecBole.
 KNOW_RECBOLE = """
