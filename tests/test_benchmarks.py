@@ -5,6 +5,7 @@ import mmap
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -61,11 +62,8 @@ def test_what_stands_beside_an_engine(work):
 
 
 def test_several_llms_are_measured_against_their_size(work, tmp_path, monkeypatch):
-    """One case of each; LLMs in the order of their size in the picture, whatever order they were named in."""
-
-    class Rows:
-        def test_rows(self, count, retrieved, least=0):
-            return work.texts[:count], work.labels[:count]
+    """One case of each, in the order in which they were named."""
+    rows = SimpleNamespace(test_rows=lambda count, retrieved, least=0: (work.texts[:count], work.labels[:count]))
 
     class Plain:
         version = "0"
@@ -77,7 +75,7 @@ def test_several_llms_are_measured_against_their_size(work, tmp_path, monkeypatc
             return scoring.plain(self._of)
 
     monkeypatch.setattr(engines, "Vllm", Plain)
-    monkeypatch.setattr(engines, "Prompts", lambda k, folder: Rows())
+    monkeypatch.setattr(engines, "Prompts", lambda k, folder: rows)
     monkeypatch.setattr(engines, "SHAPES", {"1M": None, "2M": None})
     monkeypatch.setitem(workload.SHAPES, "2M", (128, 352, 8, 4))
     for module in (engines, measure):
@@ -86,6 +84,7 @@ def test_several_llms_are_measured_against_their_size(work, tmp_path, monkeypatc
     engines.main()
     record = json.loads((tmp_path / "engines-sizes.json").read_text())
     assert list(record["cases"]) == ["2M, retrieved, K=15", "1M, retrieved, K=15"] and (tmp_path / "engines-sizes.png").is_file()
+    assert record["command"] == "python -m benchmarks.speed.engines --llm=2M,1M --dtypes=float32 --rows=24 --repeats=1"
     two, one = record["cases"].values()
     assert two["parameters of layers"] == 2 * one["parameters of layers"] and record["machine"]["versions"]["vllm"] == "0"
     for found in one["candidates"].values():

@@ -11,15 +11,14 @@ each call. CrossEncoder gets texts. Writes results/speed/engines-<LLM>.json.
 import argparse
 import gc
 import os
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.speed.measure import FOLDER, in_turn, machine, write
-from benchmarks.speed.scoring import cross_encoder, ours
+from benchmarks.speed.measure import FOLDER, command, in_turn, machine, write
+from benchmarks.speed.scoring import cross_encoder, layer_weights, ours
 from benchmarks.speed.scoring_report import picture_of_sizes
 from benchmarks.speed.workload import SHAPES, TOP_N, Prompts, make_llm, make_workload, real_llm
 from recbole_rella.engines.engine import two_way
@@ -69,9 +68,9 @@ def cases(prompts, rows, wanted):
         yield f"{kind}, K={k}", *texts
 
 
-def layers_of(llm):
-    """The parameters of its layers: what all tokens go through."""
-    return sum(parameter.numel() for name, parameter in llm.named_parameters() if "layers." in name)
+def name_of(llm):
+    """The size that an LLM was given as, or the name of its folder or file."""
+    return llm if llm in SHAPES else Path(llm).stem
 
 
 def measure(works, engines, repeats):
@@ -109,7 +108,7 @@ def measure_llm(llm, prompts, known, wanted, record):
         wanted (list of tuple): of CASES.
         record (dict): gets them.
     """
-    name = llm if llm in SHAPES else Path(llm).stem
+    name = name_of(llm)
     of_llm = "" if record["llm"] == name else f"{name}, "
     with tempfile.TemporaryDirectory() as folder:
         texts, made, engines = prompts[15].test_rows(2000, True)[0], {}, {}
@@ -123,7 +122,7 @@ def measure_llm(llm, prompts, known, wanted, record):
             for one in made.values():  # which finds, once for an LLM, how it takes trees
                 ours(make_workload(texts[:2], None, one))
             found = measure(works, engines, known.repeats)
-            record["cases"][of_llm + case] = {"parameters of layers": layers_of(next(iter(made.values()))[0]), **found}
+            record["cases"][of_llm + case] = {"parameters of layers": layer_weights(next(iter(made.values()))[0]), **found}
             speeds = {name: (one["rows a second"], one["times ours"]) for name, one in found["candidates"].items()}
             told = (f"{name} {rate:.2f} rows/s ({times:.2f}x)" for name, (rate, times) in speeds.items())
             print(f"{of_llm}{case}: {'; '.join(told)}", flush=True)
@@ -139,10 +138,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     known = parser.parse_args()
     llms = known.llm.split(",")
-    wanted, name = (CASES[:1], "sizes") if len(llms) > 1 else (CASES, llms[0] if llms[0] in SHAPES else Path(llms[0]).stem)
-    told = ",".join(llm if llm in SHAPES else Path(llm).name for llm in llms)
-    given = [f"--llm={told}" if argument.startswith("--llm=") else argument for argument in sys.argv[1:]]
-    record = {"command": " ".join([COMMAND, *given]), "llm": name, "machine": machine(), "cases": {}}
+    wanted, name = (CASES[:1], "sizes") if len(llms) > 1 else (CASES, name_of(llms[0]))
+    record = {"command": command(COMMAND), "llm": name, "machine": machine(), "cases": {}}
     with tempfile.TemporaryDirectory() as folder:
         prompts = {k: Prompts(k, folder) for k in sorted({15} | {k for _, k in wanted})}
         for llm in llms:

@@ -5,6 +5,7 @@ import gc
 import os
 import platform
 import statistics
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,17 @@ from recbole_rella.llm.products import fast_products
 
 FOLDER = Path(__file__).parents[2] / "results" / "speed"
 _PACKAGES = ("torch", "transformers", "peft", "faiss-cpu", "sentence-transformers", "recbole", "numpy")
+
+
+def command(name):
+    """The command that measures, as it was given; LLMs without the folders that they lie in."""
+
+    def told(argument):
+        if not argument.startswith("--llm="):
+            return argument
+        return "--llm=" + ",".join(Path(llm).name for llm in argument.removeprefix("--llm=").split(","))
+
+    return " ".join([name, *map(told, sys.argv[1:])])
 
 
 def machine():

@@ -16,7 +16,6 @@ results/speed/precision.json.
 
 import argparse
 import copy
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -28,7 +27,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.real_llm.__main__ import ENTRIES
-from benchmarks.speed.measure import machine, write
+from benchmarks.speed.measure import command, machine, write
 from recbole_rella import compat
 from recbole_rella.arguments import keys_among, read_value
 from recbole_rella.llm.products import fast_products
@@ -45,15 +44,12 @@ class Rounded(TorchFunctionMode):
     """Within it, products of bfloat16 are computed in float32 and rounded to bfloat16 once."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        found = function
-        if function in _PRODUCTS and args[0].dtype == torch.bfloat16:
-
-            def found(*args, **kwargs):
-                with fast_products():
-                    wide = function(*map(_wide, args), **{name: _wide(value) for name, value in kwargs.items()})
-                return wide.bfloat16()
-
-        return found(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if function not in _PRODUCTS or args[0].dtype != torch.bfloat16:
+            return function(*args, **kwargs)
+        with fast_products():
+            wide = function(*map(_wide, args), **{name: _wide(value) for name, value in kwargs.items()})
+        return wide.bfloat16()
 
 
 def _wide(value):
@@ -126,7 +122,7 @@ def measure(assembly, batches, labels, formats, budget):
             "seconds": time.perf_counter() - began,
         }
         if name != formats[0]:
-            chances, _ = paired_bootstrap(labels, {of: scores[of][None] for of in (formats[0], name)})
+            chances, _ = paired_bootstrap(labels, {one: scores[one][None] for one in (formats[0], name)})
             found["p"] = float(chances[0, 1])
         yield name, found
 
@@ -143,9 +139,8 @@ def main():
     keys = {key: read_value(key, text) for key, text in keys_among(rest).items()}
     assembly, batches, labels = prompted_rows(known.llm, {"eval_rows": [2, known.rows], **keys})
     tokens = sum(int(batch[PROMPT_LENGTH].sum()) for batch in batches)
-    given = [f"--llm={Path(known.llm).name}" if argument.startswith("--llm=") else argument for argument in sys.argv[1:]]
     record = {
-        "command": " ".join([COMMAND, *given]),
+        "command": command(COMMAND),
         "llm": Path(known.llm).stem,
         "machine": machine(),
         "rows": len(labels),

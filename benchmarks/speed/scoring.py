@@ -82,6 +82,11 @@ def cross_encoder(work):
     return lambda: encoder.predict(pairs, batch_size=32, activation_fn=sigmoid, show_progress_bar=False).astype(np.float32).ravel()
 
 
+def layer_weights(llm):
+    """The weights of the matrices in its layers, by which each token is multiplied."""
+    return sum(p.numel() for p in llm.model.layers.parameters() if p.dim() > 1)
+
+
 def operations(work):
     """What our passes need: floating-point operations, those of attention, tokens before and after sharing, the way."""
     ids = work.ids()
@@ -94,9 +99,8 @@ def operations(work):
     else:
         tokens = sum(len(part) if way else len(part) * int(lengths[part].max()) for part in passes)
         pairs = float((lengths * (lengths + 1) / 2).sum())
-    layers = sum(p.numel() for p in work.llm.model.layers.parameters() if p.dim() > 1)
     attention = 4 * config.hidden_size * config.num_hidden_layers * pairs
-    return 2 * layers * tokens + attention, attention, int(lengths.sum()), tokens, way
+    return 2 * layer_weights(work.llm) * tokens + attention, attention, int(lengths.sum()), tokens, way
 
 
 def sharing(prompts, tokenizer, retrieved):
