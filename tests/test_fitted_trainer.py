@@ -69,6 +69,38 @@ def test_the_tree_reads_what_mixed_retrieval_finds(movies):
     assert runs[0]["best_valid_result"] != runs[1]["best_valid_result"]
 
 
+def test_the_tree_reads_past_a_number_that_no_row_has(movies):
+    """Of no behaviours there is no similar one: the tree is as without that number."""
+    name, tiny = movies
+    scores = []
+    for more in (
+        {"history_fields": ["user_mean", "similar_mean"], "history_size": 0, "history_recent_size": 0},
+        {"history_fields": ["user_mean"]},
+    ):
+        config, dataset, (train, valid, test) = built("Tree", name, {**tiny, **SMALL, **more, "retrieval_encoder": "tfidf"})
+        model = Tree(config, dataset)
+        model.fit_rows(train, valid)
+        scores.append(model.scores(test))
+    np.testing.assert_array_equal(*scores)
+    assert np.ptp(scores[0]) > 0
+
+
+@pytest.mark.parametrize("model", ["FM", "LightGBM"])
+@pytest.mark.parametrize("buckets", [0, 8])
+def test_models_of_recbole_read_past_a_number_that_no_row_has(model, buckets, movies):
+    if model == "LightGBM":
+        boosted(model)
+    name, tiny = movies
+    more = {
+        "history_fields": ["user_mean", "similar_mean"],
+        "history_size": 0,
+        "history_buckets": buckets,
+        "retrieval_encoder": "tfidf",
+    }
+    result = run_recbole_rella(model, name, config_dict={**tiny, **more, "history_recent_size": 0, "load_col": None})
+    assert 0 <= result["test_result"]["auc"] <= 1
+
+
 def test_the_tree_is_scikit_learns_with_the_rounds_that_are_best_on_validation(movies):
     model, (train, valid, test) = fitted(Tree, movies)
     assert {"user_mean_10", "item_mean", "user_residual"} <= set(model.names) and not {"user_id", "item_id"} & set(model.names)

@@ -55,6 +55,8 @@ FEWER = {
     "history_size:5,10,15,20,25,30": "history_size:5",
     "--epochs=0 ": "",
     " --eval_rows=500": "",
+    " --train_shots=1024": "",
+    " --eval_rows=2000": "",
     "--max_evals=20": "--max_evals=1",
 }
 
@@ -192,7 +194,8 @@ def without_hub(command, llms):
     if not shipped and "--llm=" not in command:
         return command
     family = shipped[1] if shipped else "qwen2"
-    short = "--max_prompt_tokens=512 --history_size=2 --history_recent_size=1"
+    shown = "" if "--history_size=" in command else "--history_size=2 --history_recent_size=1"
+    short = f"--max_prompt_tokens=512 {shown}"
     return re.sub(r"--llm=\S+", "", command) + f" --llm={llms(family)} {short}"
 
 

@@ -61,6 +61,8 @@ class Tree(FittedAtOnce):
         # Of the test rows, too: all at once, as that of a row stands on sums over its user's rows.
         self._known = np.unique(np.concatenate([train, valid, np.flatnonzero(self.rows.split == TEST)]))
         self._table = history_table(self._dataset, self.names, self._known)
+        # scikit-learn finds no thresholds in a column without a value (similar_* of no behaviours); one value has none either.
+        self._table[:, np.isnan(self.numbers(train)).all(axis=0)] = 0
         self._trees.fit(self.numbers(train), label[train])
         self._rounds = self._trees.n_iter_
         if len(valid):
