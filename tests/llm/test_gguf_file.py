@@ -1,5 +1,6 @@
 """An LLM in a GGUF file: the weights, tokenizer and scores of the folder that it was made of; and files that cannot be read."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.speed.engines import LlamaCpp
 from recbole_rella import run_recbole_rella
 from recbole_rella.llm import gguf_file
 from recbole_rella.llm.backbone import Backbone
@@ -77,6 +79,22 @@ def test_the_weights_are_those_of_the_checkpoint_and_so_are_the_tokens(made, tmp
     talk = [{"role": "user", "content": "Hello"}]
     talks = [of.tokenizer.apply_chat_template(talk, add_generation_prompt=True)["input_ids"] for of in (found, expected)]
     assert talks[0] == talks[1] and len(talks[0]) < 15  # the marks of the chat format are a token each
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="pip install llama-cpp-python builds llama.cpp")
+def test_llama_cpp_reads_the_file_and_gives_the_same_scores(made):
+    """Also where prompts share beginnings, or all of them, and where one is shorter than the one before."""
+    path, folder = made
+    llm, answers = AutoModelForCausalLM.from_pretrained(folder).eval(), (5, 7)
+    ids = torch.randint(10, llm.config.vocab_size - 5, (4, 12), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = [ids[0], ids[0], ids[0][:6] + ids[1], ids[0][:9], ids[2]]
+    with torch.no_grad():
+        logits = [llm(torch.tensor([prompt])).logits[0, -1, list(answers)] for prompt in prompts]
+    found = LlamaCpp(str(path), answers).scores(prompts)
+    assert np.ptp(found) > 1e-3
+    np.testing.assert_allclose(found, torch.stack(logits).softmax(1)[:, 0], atol=3e-4)  # it keeps keys and values in float16
 
 
 @reads
