@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_environment, get_model, get_trainer, init_logger, init_seed, set_color
+from recbole.utils import get_model, get_trainer, init_logger, init_seed, set_color
 
 from recbole_rella import beside, processes
 from recbole_rella.ahead import time_ahead
@@ -253,7 +253,8 @@ def run_recbole_rella(
     config_dict: Mapping[str, Any] | None = None,
     saved: bool = True,
 ) -> dict[str, Any]:
-    """Train and test a model, as RecBole's ``run_recbole`` does (but for its count of FLOPs, which copies the model).
+    """Train and test a model, as RecBole's ``run_recbole`` does (but for its count of FLOPs, which copies the model, and its table
+    of what the machine does at the end, for which it waits a second).
 
     Args:
         model (str, optional): ReLLa, or the name of a built-in model; may stand in the configuration instead.
@@ -275,7 +276,6 @@ def run_recbole_rella(
     _to_file(sys.argv)
     _to_file(config)
     result, ending = _run(config, saved, verbose=True, rivals=True)
-    _to_file("The running environment of this training is as follows:\n" + get_environment(config).draw())
     logger.info(set_color("best valid ", "yellow") + f": {floats(result['best_valid_result'])}")
     logger.info(set_color("test result", "yellow") + f": {floats(result['test_result'])}")
     if ending:

@@ -423,6 +423,20 @@ def test_keys_of_a_mixture(movies):
     make_config("ReLLa", name, None, {**mixed, "retrieval_mix_encoder": "org/name"})
 
 
+def test_files_are_read_as_recbole_reads_them_and_each_as_fast_as_the_first(movies):
+    """Its floats without a point among them; it adds their pattern once more with each Config, ours does not."""
+    name, tiny = movies
+    loader = make_config("ReLLa", name, config_dict=tiny).yaml_loader
+    patterns = len(loader.yaml_implicit_resolvers["1"])
+    text = "a: 1e-3\nb: .5\nc: 1_000.5\nd: 1e3\ne: -.inf\nf: 2020-01-01\ng: [1, 2.5, yes, ~, 'é']\nh: {i: 0x1F}\nj: 1:30.5"
+    files = [path.read_text(encoding="utf-8") for path in Path(recbole.__file__).parent.glob("properties/**/*.yaml")]
+    assert make_config("ReLLa", name, config_dict=tiny).yaml_loader is loader
+    assert len(loader.yaml_implicit_resolvers["1"]) == patterns
+    for one in (text, *files):
+        assert yaml.load(one, Loader=loader) == yaml.load(one, Loader=yaml.FullLoader)
+    assert yaml.load(text, Loader=loader)["a"] == 0.001  # which YAML itself takes for a word
+
+
 def test_a_data_set_that_some_run_saved_is_never_taken(movies):
     """RecBole looks in checkpoint_dir for one, and compares its own keys alone."""
     name, tiny = movies

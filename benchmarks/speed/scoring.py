@@ -16,6 +16,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
+from tokenizers.processors import TemplateProcessing
 
 from benchmarks.speed.measure import FOLDER, in_turn, machine, matrix_peak, write
 from benchmarks.speed.scoring_report import picture
@@ -73,9 +74,12 @@ def cross_encoder(work):
     """sentence-transformers' scorer for causal LMs: a function without arguments, float [n]."""
     module = Transformer(str(work.folder), transformer_task="text-generation", model_kwargs={"dtype": work.llm.dtype})
     encoder = CrossEncoder(modules=[module, LogitScore(*work.answers)], device=str(work.llm.device))
-    # It scores pairs, which its tokenizer joins; a tokenizer does not merge across a line break.
-    pairs = [tuple(part + end for part, end in zip(text.rsplit("\n", 1), ("\n", ""))) for text in work.texts]
-    joined = encoder.tokenizer(*map(list, zip(*pairs)))["input_ids"]
+    # It scores pairs, which its tokenizer joins, some with a start token before each part; none merges across a line break.
+    tokenizer = encoder.tokenizer
+    start = tokenizer.bos_token if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else ""
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    pairs = [(f"{start}{text}\n", end) for text, end in (text.rsplit("\n", 1) for text in work.texts)]
+    joined = tokenizer(*map(list, zip(*pairs)))["input_ids"]
     if joined != work.ids():
         raise AssertionError("Expected the same tokens from the CrossEncoder, found others.")
     sigmoid = torch.nn.Sigmoid()
