@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -268,6 +268,11 @@ def errors_of_recbole():
         raise ConfigError(f"The configuration cannot be used, says RecBole: {message}") from error
 
 
+class YamlLoader(getattr(yaml, "CFullLoader", yaml.FullLoader)):
+    """RecBole's, made once: it adds its pattern to PyYAML's own loader again for each Config, and each reads more slowly than the
+    last. By libyaml, where PyYAML has it, which takes a tenth of the time. RecBole pickles it with its checkpoints, by name."""
+
+
 def install():
     """Make RecBole's Config read values safely, and carry our defaults for a model whose class names a property file of ours.
 
@@ -287,13 +292,6 @@ def install():
 
     def read(self, given):
         return {key: arguments.read_value(key, value) if isinstance(value, str) else value for key, value in given.items()}
-
-    @cache
-    def yaml_loader():
-        """RecBole's, made once, as it adds its pattern to PyYAML's own loader again for each Config, so that each reads more slowly
-        than the last. By libyaml, where PyYAML has it, which takes a tenth of the time."""
-        resolvers = build_loader(None).yaml_implicit_resolvers
-        return type("Loader", (getattr(yaml, "CFullLoader", yaml.FullLoader),), {"yaml_implicit_resolvers": resolvers})
 
     def load_command_line(self):
         given = of_command_line()
@@ -339,7 +337,8 @@ def install():
 
     load.serves_rella = True
     config_class._convert_config_dict = read
-    config_class._build_yaml_loader = lambda self: yaml_loader()
+    YamlLoader.yaml_implicit_resolvers = build_loader(None).yaml_implicit_resolvers
+    config_class._build_yaml_loader = lambda self: YamlLoader
     config_class._load_cmd_line = load_command_line
     config_class._merge_external_config_dict = merge_usable
     config_class._load_internal_config_dict = load
