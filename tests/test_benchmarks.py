@@ -44,6 +44,15 @@ def test_every_way_to_score_gives_the_same_scores(work):
         np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
+def test_a_start_token_stands_once_where_two_parts_are_joined(work, llms, tmp_path):
+    """The CrossEncoder of a real LLM gets pairs, before each part of which its tokenizer puts one."""
+    made = workload.real_llm(llms("llama-3"), torch.float32, tmp_path)
+    own = workload.make_workload(work.texts[:6], work.labels[:6], made)
+    starts = [ids.count(made[1].tokenizer.bos_token_id) for ids in own.ids()]
+    assert starts == [1] * 6
+    np.testing.assert_allclose(scoring.cross_encoder(own)(), scoring.ours(own), atol=1e-5)
+
+
 def test_what_stands_beside_an_engine(work):
     """Of each dtype ours is the measure; another engine's scores are compared with ours."""
 

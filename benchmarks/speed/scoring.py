@@ -76,6 +76,7 @@ def cross_encoder(work):
     encoder = CrossEncoder(modules=[module, LogitScore(*work.answers)], device=str(work.llm.device))
     # It scores pairs, which its tokenizer joins, some with a start token before each part; none merges across a line break.
     tokenizer = encoder.tokenizer
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # Llama 3 has none
     start = tokenizer.bos_token if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else ""
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
     pairs = [(f"{start}{text}\n", end) for text, end in (text.rsplit("\n", 1) for text in work.texts)]

@@ -175,6 +175,7 @@ def real_llm(path, dtype, within):
     source = unpacked(path, cache_folder({"cache_dir": None})) if is_gguf(str(path)) else Path(path)
     folder = Path(tempfile.mkdtemp(dir=within))
     llm, own = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval(), AutoTokenizer.from_pretrained(source)
+    own.chat_template = None  # prompts are plain texts here, which a CrossEncoder would make messages of
     llm.save_pretrained(folder)
     own.save_pretrained(folder)
     return llm, PromptTokenizer(own, "never", "", ("Yes", "No")), folder
