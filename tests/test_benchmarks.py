@@ -70,6 +70,7 @@ def test_what_stands_beside_an_engine(work):
     assert other["largest difference"] == pytest.approx(0.25, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_several_llms_are_measured_against_their_size(work, tmp_path, monkeypatch):
     """One case of each, in the order in which they were named."""
     rows = SimpleNamespace(test_rows=lambda count, retrieved, least=0: (work.texts[:count], work.labels[:count]))

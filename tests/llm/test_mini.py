@@ -43,7 +43,7 @@ def films(folder, seed, title="Film {}"):
     return write_atomic_files(folder / "data", "films", rows, users, items)
 
 
-@pytest.mark.parametrize("seed", [2020, 1])
+@pytest.mark.parametrize("seed", [2020, pytest.param(1, marks=pytest.mark.slow)])
 def test_it_answers_the_prompts_question_straight_from_pretraining(seed, tmp_path):
     """The plain checkpoint ranks held-out rows by what films are called, and says nothing but an answer."""
     name, tiny = films(tmp_path, seed)
@@ -90,6 +90,7 @@ def test_frequent_phrases_become_one_token(movies):
     assert [t.replace("Ġ", " ") for t in tokens] == ["Comedy Story 0", " (1990)", ":", " Yes", ",", " 5 stars", "Ċ"]
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_and_depends_on_what_it_should(movies, own_cache, monkeypatch):
     name, tiny = movies
     first = build(name, tiny).assembly.backbone.path

@@ -256,7 +256,7 @@ def scored(llm, prompts, budget=10_000):
     return p_yes(llm, pad(prompts), torch.tensor([len(p) for p in prompts]), (YES, NO), budget, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma-2"])
+@pytest.mark.parametrize("family", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma-2"))])
 def test_scores_of_bfloat16_have_the_digits_of_float32(family, llms):
     """gemma-2 caps its logits behind the head."""
     llm = AutoModelForCausalLM.from_pretrained(llms(family), dtype=torch.float32).eval()
