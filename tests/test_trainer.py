@@ -99,7 +99,7 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [1, 7, 26, 35, 60])
+@pytest.mark.parametrize("stop_after", [1, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (7, 26)), 35, 60])
 def test_a_resumed_run_equals_an_uninterrupted_one(stop_after, movies, monkeypatch):
     """Stopped in the first steps, in the middle of an epoch, in a later one, and after training."""
     name, tiny = movies

@@ -152,6 +152,7 @@ def test_history_numbers_alone_need_no_model(movies):
     np.testing.assert_array_equal([found[row] for row in told.index], told.to_numpy(np.float32))
 
 
+@pytest.mark.slow
 def test_gates_over_the_adapters_of_an_earlier_run(movies, crm, llms):
     """The third stage of ReLLaX. Before any step it scores as the run whose adapters it takes; tuning leaves these as they are."""
     name, tiny = movies

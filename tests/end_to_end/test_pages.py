@@ -139,10 +139,15 @@ def test_links_lead_somewhere(path):
 
 
 def slow(command):
-    """A parameter: a command that starts Ray, trains a built-in model on all rows or makes many runs is for the slow lane."""
+    """A parameter: a command that starts Ray, trains a built-in model on all rows, makes many runs or long prompts is for the slow lane."""
     if "--tool=Ray" in command:
         return pytest.param(command, marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])
-    return pytest.param(command, marks=pytest.mark.slow if re.search("^--model=DCNV2 |,DCNV2,|--sweep|--tuned", command) else ())
+    return pytest.param(
+        command,
+        marks=pytest.mark.slow
+        if re.search("^--model=DCNV2 |,DCNV2,|--sweep|--tuned|--history_size=30|--algo=bayes|ReLLaX", command)
+        else (),
+    )
 
 
 FINISHED = [c for c in COMMANDS if any(f"--{way}" in c for way in ("explain", "diagnose", "score", "export"))]

@@ -50,7 +50,9 @@ def check_best(best, score, path):
     assert float(again["best_valid_score"]) == score
 
 
-@pytest.mark.parametrize("algo, trials", [("exhaustive", 4), ("random", 3), ("bayes", 3)])
+@pytest.mark.parametrize(
+    "algo, trials", [*(pytest.param(*each, marks=pytest.mark.slow) for each in (("exhaustive", 4), ("random", 3))), ("bayes", 3)]
+)
 def test_hyperopt(algo, trials, movies):
     best, score, path = search(movies, algo=algo, max_evals=3, display_file="chart.html")
     results = Path("out/hyper.result").read_text()

@@ -45,6 +45,7 @@ def test_new_users_are_scored_without_the_data_set(more, movies, monkeypatch, tm
     np.testing.assert_array_equal(found["score"], expected["score"])
 
 
+@pytest.mark.slow
 def test_numbers_of_the_history_go_along(movies, tmp_path):
     """The answers of the training rows are saved: a request's items have the means that they had in the run, new ones none."""
     layout = tmp_path / "layout.jinja"
