@@ -138,16 +138,15 @@ def test_links_lead_somewhere(path):
             assert anchor in anchors(found.read_text(encoding="utf-8")), f"{path.name}: {target}"
 
 
+# Trains a built-in model on all rows, makes many runs or long prompts.
+LONG = re.compile("^--model=DCNV2 |,DCNV2,|--sweep|--tuned|--history_size=30|--algo=bayes|ReLLaX")
+
+
 def slow(command):
-    """A parameter: a command that starts Ray, trains a built-in model on all rows, makes many runs or long prompts is for the slow lane."""
+    """A parameter: a long command, or one that starts Ray, is for the slow lane."""
     if "--tool=Ray" in command:
         return pytest.param(command, marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")])
-    return pytest.param(
-        command,
-        marks=pytest.mark.slow
-        if re.search("^--model=DCNV2 |,DCNV2,|--sweep|--tuned|--history_size=30|--algo=bayes|ReLLaX", command)
-        else (),
-    )
+    return pytest.param(command, marks=pytest.mark.slow if LONG.search(command) else ())
 
 
 FINISHED = [c for c in COMMANDS if any(f"--{way}" in c for way in ("explain", "diagnose", "score", "export"))]
