@@ -41,7 +41,7 @@ TABLES = {
     "few_shot": Table(("ReiT", *_HISTORIES, "numbers", *_RIVALS), {"train_shots_for": "all"}, "train_shots:64,256,1024,4096"),
     # The same rivals on all training rows.
     "all_rows": Table(_RIVALS, {}),
-    # Whether words beside the numbers add to them, and which behaviours in words. K = 5, titles alone: a quarter of the tokens.
+    # Whether words beside the numbers add to them, and which behaviours in words: few, by their titles alone, as prompts cost time.
     "numbers": Table(
         ("numbers_recent", "numbers_ReiT", "numbers"),
         {
