@@ -63,8 +63,10 @@ def test_what_stands_beside_an_engine(work):
             assert ids == work.ids()
             return scoring.plain(work) + 0.25
 
-    found = engines.measure({"float32": work}, {"vLLM, float32": Plain()}, 1)
-    ours, other, encoder = (found["candidates"][f"{name}, float32"] for name in ("ours", "vLLM", "CrossEncoder"))
+    found = engines.measure({"float32": work}, {"llama.cpp, as stored": Plain(), "vLLM, float32": Plain()}, 1)
+    assert list(found["candidates"]) == ["ours, float32", "vLLM, float32", "CrossEncoder, float32", "llama.cpp, as stored"]
+    ours, other, encoder, stored = found["candidates"].values()
+    assert stored["times ours"] == pytest.approx(stored["seconds"] / ours["seconds"])
     assert found["rows"] == 24 and ours["times ours"] == 1 and ours["largest difference"] == 0
     assert other["times ours"] == pytest.approx(other["seconds"] / ours["seconds"]) and encoder["largest difference"] < 1e-5
     assert other["largest difference"] == pytest.approx(0.25, abs=1e-5)

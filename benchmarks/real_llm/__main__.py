@@ -42,8 +42,9 @@ TABLES = {
     # The same rivals on all training rows.
     "all_rows": Table(_RIVALS, {}),
     # Whether words beside the numbers add to them, and which behaviours in words: few, by their titles alone, as prompts cost time.
+    # What ReiT owes to its two samples a shot, and what to its retrieved behaviours, the entries after it tell apart.
     "numbers": Table(
-        ("numbers_recent", "numbers_ReiT", "numbers"),
+        ("numbers_recent", "numbers_ReiT", "numbers", "numbers_recent_twice", "numbers_retrieved"),
         {
             "train_shots": 1024,
             "train_batch_size": 16,

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.speed.measure import FOLDER, command, in_turn, machine, write
 from benchmarks.speed.scoring import cross_encoder, layer_weights, ours
-from benchmarks.speed.scoring_report import picture_of_sizes
+from benchmarks.speed.scoring_report import AS_STORED, dtype_of, picture_of_sizes
 from benchmarks.speed.workload import SHAPES, TOP_N, Prompts, make_llm, make_workload, real_llm
 from recbole_rella.engines.engine import two_way
 from recbole_rella.llm.gguf_file import is_gguf
@@ -115,23 +115,22 @@ def measure(works, engines, repeats):
 
     Args:
         works (dict): name of a dtype -> Workload of the same texts.
-        engines (dict): name, with a dtype of works or "as stored" (which stands beside the first) -> Vllm or LlamaCpp.
+        engines (dict): name, with a dtype of works or AS_STORED (which stands beside the first) -> Vllm or LlamaCpp.
         repeats (int): how often each is called.
     """
     ids = next(iter(works.values())).ids()
-    candidates = {}
-    for dtype, work in works.items():
-        candidates[f"ours, {dtype}"] = partial(ours, work)
-        candidates |= {name: partial(engine.scores, ids) for name, engine in engines.items() if name.endswith(f", {dtype}")}
-        candidates[f"CrossEncoder, {dtype}"] = cross_encoder(work)
-    candidates |= {name: partial(engine.scores, ids) for name, engine in engines.items() if name not in candidates}
+    candidates = {f"ours, {dtype}": partial(ours, work) for dtype, work in works.items()}
+    candidates |= {name: partial(engine.scores, ids) for name, engine in engines.items()}
+    candidates |= {f"CrossEncoder, {dtype}": cross_encoder(work) for dtype, work in works.items()}
+    dtypes = [*works, AS_STORED]
+    candidates = dict(sorted(candidates.items(), key=lambda one: dtypes.index(dtype_of(one[0]))))
     scores = {}
     found = in_turn(candidates, repeats, scores)
     first = next(iter(candidates))
     for name, record in found.items():
         record.pop("peak_mib")  # vLLM's is in other processes
         record["rows a second"] = len(ids) / record["seconds"]
-        record["times ours"] = record["seconds"] / found.get(f"ours, {name.rpartition(', ')[2]}", found[first])["seconds"]
+        record["times ours"] = record["seconds"] / found.get(f"ours, {dtype_of(name)}", found[first])["seconds"]
         record["largest difference"] = float(np.abs(scores[name] - scores[first]).max())
     return {"rows": len(ids), "tokens a row": sum(map(len, ids)) / len(ids), "candidates": found}
 
@@ -157,7 +156,7 @@ def measure_llm(llm, prompts, known, wanted, record):
             engines[f"vLLM, {dtype}"] = vllm = Vllm(made[dtype][2], kind, answers)
             record["machine"]["versions"]["vllm"] = vllm.version
         if is_gguf(llm) and importlib.util.find_spec("llama_cpp"):
-            engines["llama.cpp, as stored"] = llama_cpp = LlamaCpp(llm, answers)
+            engines[f"llama.cpp, {AS_STORED}"] = llama_cpp = LlamaCpp(llm, answers)
             record["machine"]["versions"]["llama-cpp-python"] = llama_cpp.version
         for case, texts, labels in cases(prompts, known.rows, wanted):
             works = {dtype: make_workload(texts, labels, one) for dtype, one in made.items()}

@@ -2,7 +2,15 @@
 
 from recbole_rella.pictures import new_figure, save_figure
 
-_COLOURS = {"ours": "#0072B2", "CrossEncoder": "#E69F00", "plain loop": "#009E73", "paper's way": "#D55E00", "vLLM": "#CC79A7"}
+AS_STORED = "as stored"  # where a candidate's dtype stands in its name: it computes by a file's own quantized weights
+_COLOURS = {
+    "ours": "#0072B2",
+    "CrossEncoder": "#E69F00",
+    "plain loop": "#009E73",
+    "paper's way": "#D55E00",
+    "vLLM": "#CC79A7",
+    "llama.cpp": "#56B4E9",
+}
 
 
 def curves(record):
@@ -58,14 +66,21 @@ def picture(record, path):
     save_figure(figure, path)
 
 
+def dtype_of(candidate):
+    """The dtype that a candidate's name ends with, as `ours, float32` does; or AS_STORED."""
+    return candidate.rpartition(", ")[2]
+
+
 def picture_of_sizes(record, path):
-    """Draw what `benchmarks.speed.engines` has measured of several LLMs as PNG: a panel a dtype."""
+    """Draw what `benchmarks.speed.engines` has measured of several LLMs as PNG: a panel a dtype, with what is as stored in each."""
     of_size = sorted(record["cases"].values(), key=lambda case: case["parameters of layers"])
-    dtypes = list(dict.fromkeys(name.rpartition(", ")[2] for name in of_size[0]["candidates"]))
+    names = dict.fromkeys(name for case in of_size for name in case["candidates"])
+    dtypes = [dtype for dtype in dict.fromkeys(map(dtype_of, names)) if dtype != AS_STORED]
     figure = new_figure(5 * len(dtypes), 3.6)
     for panel, dtype in zip(figure.subplots(1, len(dtypes), squeeze=False)[0], dtypes):
-        for name in [name for name in of_size[0]["candidates"] if name.endswith(dtype)]:
-            points = [(case["parameters of layers"] / 1e6, case["candidates"][name]["rows a second"]) for case in of_size]
+        for name in [name for name in names if dtype_of(name) in (dtype, AS_STORED)]:
+            having = [case for case in of_size if name in case["candidates"]]
+            points = [(case["parameters of layers"] / 1e6, case["candidates"][name]["rows a second"]) for case in having]
             candidate = name.rpartition(", ")[0]
             panel.plot(*zip(*points), marker="o", color=_COLOURS[candidate], label=candidate)
         panel.set(xscale="log", yscale="log", xlabel="million parameters of the layers", ylabel="rows a second", title=dtype)
