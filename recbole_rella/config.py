@@ -241,14 +241,32 @@ def refuse_unknown(names, config):
     keys.refuse(misspelt)
 
 
+def default_files(dataset, model_class):
+    """The shipped files of defaults that a model has on a data set, the later winning.
+
+    What a data set's file says of training is for ReLLa, of which it is the rest that all models share: the files of another model
+    of ours come after it. A model of RecBole on our rows has what `_our_defaults` takes of them.
+
+    Args:
+        dataset (str): name or folder.
+        model_class (type): of the model.
+
+    Returns:
+        list of pathlib.Path
+    """
+    first, *own = getattr(model_class, "properties_files", [_DEFAULTS])
+    named = (f"model/{first}", f"dataset/{Path(str(dataset)).name}.yaml", *(f"model/{name}" for name in own))
+    return [path for path in (properties_folder() / name for name in named) if path.is_file()]
+
+
 def _our_defaults(dataset, model_class):
     """Defaults for a model of RecBole on our rows: those of ReLLa for our keys, but for the shots, which are ReLLa's alone, and for
     the columns, labels and split of a shipped data set, whose learning rate is ReLLa's too. Models of users and items alone, whose
     scores are no probabilities, are measured by the order in which they put these rows."""
-    found = {key: value for key, value in read_yaml(properties_folder() / "model" / _DEFAULTS).items() if key in KEYS}
-    path = properties_folder() / "dataset" / f"{Path(str(dataset)).name}.yaml"
-    shared = data_keys().union(KEYS)
-    found |= {key: value for key, value in (read_yaml(path) if path.is_file() else {}).items() if key in shared}
+    of_rella, *of_dataset = map(read_yaml, default_files(dataset, model_class))
+    found = {key: value for key, value in of_rella.items() if key in KEYS}
+    for given in of_dataset:
+        found |= {key: value for key, value in given.items() if key in KEYS or key in data_keys()}
     if model_class.type == ModelType.GENERAL:
         found |= {"metrics": ["AUC", "UAUC"], "valid_metric": "AUC", "eval_args": {"mode": "labeled", **found.get("eval_args", {})}}
     # Counts are published for the columns and filters of ReLLa's data sets; history fields are what ReLLa is told there, and other
@@ -317,12 +335,9 @@ def install():
             if name == model:
                 self._update_internal_config_dict(next(path for path in _property_files() if path.stem == stem))
         if is_ours(model_class):
-            # What a data set's file says of training is for ReLLa, of which it is the rest that all models share: the files of
-            # another model come after it.
-            self.rella_defaults, (first, *own) = {}, (f"model/{name}" for name in model_class.properties_files)
-            for path in (first, f"dataset/{Path(str(dataset)).name}.yaml", *own):
-                if (properties_folder() / path).is_file():
-                    self.rella_defaults.update(self._update_internal_config_dict(properties_folder() / path) or {})
+            self.rella_defaults = {}
+            for path in default_files(dataset, model_class):
+                self.rella_defaults.update(self._update_internal_config_dict(path) or {})
         given = {key: self.external_config_dict.get(key) for key in ("split_file", "history_fields")}
         self.on_our_rows = not is_ours(model_class) and is_on_our_rows(given)
         if self.on_our_rows:

@@ -12,6 +12,11 @@ def properties_folder():
     return inside if inside.is_dir() else Path(__file__).parents[1] / "properties"
 
 
+def shipped_templates():
+    """The shipped templates of prompts and of chat formats (properties/prompt, properties/chat), list of pathlib.Path."""
+    return [path for room in ("prompt", "chat") for path in sorted((properties_folder() / room).glob("*.jinja"))]
+
+
 def variant_files():
     """The shipped variants of ReLLa (properties/variant): name -> path."""
     return {path.stem: path for path in sorted((properties_folder() / "variant").glob("*.yaml"))}

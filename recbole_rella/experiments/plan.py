@@ -16,7 +16,7 @@ from pathlib import Path
 from recbole.utils import ModelType
 
 from recbole_rella.arguments import flags, is_variant, with_suffix
-from recbole_rella.config import RUN_ALONE, data_keys, is_ours, is_rella, reads, refuse_unknown
+from recbole_rella.config import RUN_ALONE, data_keys, default_files, is_ours, is_rella, reads, refuse_unknown
 from recbole_rella.data.history import history_keys
 from recbole_rella.data.same_rows import learns_from_labels, reads_history_fields
 from recbole_rella.files import fingerprint, read_yaml
@@ -26,7 +26,7 @@ from recbole_rella.llm.gguf_file import is_gguf
 from recbole_rella.model.fitted_at_once import FittedAtOnce
 from recbole_rella.quick_start import ModelError, find_model, make_config
 from recbole_rella.run_folder import fits_yaml
-from recbole_rella.shipped import tuned_file, variant_files
+from recbole_rella.shipped import shipped_templates, tuned_file, variant_files
 from recbole_rella.version import VERSION
 
 
@@ -94,7 +94,14 @@ def identity(settings):
     """Names the figures that settings give under this version, str: what changes none of them makes no other."""
     without = {*affecting("run"), *RUN_ALONE}
     settings = {key: value for key, value in settings.items() if key not in without}
-    return fingerprint(VERSION, settings, _contents(settings))
+    return fingerprint(VERSION, settings, _contents(settings), _shipped(settings))
+
+
+def _shipped(settings):
+    """What the shipped files say under these settings, list of str: defaults and, for prompts, templates, which anyone may edit."""
+    model_class = find_model(settings["model"])
+    files = default_files(settings["dataset"], model_class) + (shipped_templates() if is_rella(model_class) else [])
+    return [path.read_text(encoding="utf-8") for path in files]
 
 
 def _contents(settings):

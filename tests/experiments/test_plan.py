@@ -1,5 +1,7 @@
 """Which settings each run gets, and when two runs are one."""
 
+import itertools
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -253,6 +255,28 @@ def test_a_run_is_another_where_its_chat_template_is(movies):
         return Run(rella, 1, None, settings_of(rella, base, 1, "split.npz")).name
 
     assert run("{{ messages }}") == run("{{ messages }}") != run("{{ messages[0] }}")
+
+
+def test_a_run_is_another_where_a_shipped_file_was_edited(movies, tmp_path, monkeypatch):
+    """Defaults of the model and of the data set, and a template: what ran before with other ones is not what runs now."""
+    name, tiny = movies
+    own = Path(shutil.copytree(properties_folder(), tmp_path / "properties"))
+    for module in ("config", "shipped"):
+        monkeypatch.setattr(f"recbole_rella.{module}.properties_folder", lambda: own)
+
+    def names():
+        base = make_config("ReLLa", name, None, tiny)
+        return [
+            Run(entry, 1, None, settings_of(entry, base, 1, "split.npz")).name for entry in make_entries(["ReLLa", "SIM", "FM"])
+        ]
+
+    found = [names()]
+    for edited in ("prompt/default.jinja", "model/SIM.yaml", f"dataset/{name}.yaml", "model/ReLLa.yaml"):
+        with (own / edited).open("a", encoding="utf-8") as file:
+            file.write("\nweight_decay: 0.5\n")
+        found.append(names())
+    changed = [[one != other for one, other in zip(*pair)] for pair in itertools.pairwise(found)]
+    assert changed == [[True, False, False], [False, True, False], [True, True, True], [True, True, True]]
 
 
 def test_variants_name_only_keys_that_exist(movies):
