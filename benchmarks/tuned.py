@@ -14,7 +14,6 @@ import pandas as pd
 import yaml
 from recbole.utils.argument_list import training_arguments
 
-from recbole_rella import compat
 from recbole_rella.arguments import keys_among, read_value
 from recbole_rella.experiments.plan import make_entries
 from recbole_rella.experiments.tuning import Trials, read_space, tune
@@ -56,8 +55,6 @@ def main():
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--folder", type=Path, default=Path("saved/tuned"), help="of unfinished searches")
     flags, rest = parser.parse_known_args()
-    compat.apply()
-    compat.without_future_warnings()
     with command_line({}):
         given = {key: read_value(key, text) for key, text in keys_among(rest).items()}
         for label in flags.models.split(","):

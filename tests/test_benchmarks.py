@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import history_features, memory, tuned
 from benchmarks.real_llm import __main__ as real_llm
-from benchmarks.speed import engines, measure, page, precision, reading, scoring, scoring_report, training, workload
+from benchmarks.speed import engines, measure, page, precision, reading, scoring, scoring_report, sharing, training, workload
 from recbole_rella.quick_start import make_config
 from recbole_rella.retrieval.taste import Taste, taste_arrays
 from recbole_rella.rows.features import HistoryFeatures
@@ -70,6 +70,22 @@ def test_what_stands_beside_an_engine(work):
     assert found["rows"] == 24 and ours["times ours"] == 1 and ours["largest difference"] == 0
     assert other["times ours"] == pytest.approx(other["seconds"] / ours["seconds"]) and encoder["largest difference"] < 1e-5
     assert other["largest difference"] == pytest.approx(0.25, abs=1e-5)
+
+
+def test_how_much_prompts_share_in_each_order():
+    """Two users' prompts, each behaviour another item; the third shot shows what no test row does."""
+    assert sharing.sharing([(1, 2, 3), (1, 2, 4), (5,)]) == pytest.approx(7 / 5)
+    item, of = np.array([0, 1, 2, 3, 1, 2]), {4: np.array([0, 1, 2, 3]), 5: np.array([0, 1, 2, 3])}
+    shows = {4: np.array([1, 3]), 5: np.array([2, 3])}
+    prompter = SimpleNamespace(rows=SimpleNamespace(item=item), histories=SimpleNamespace(of=of.get), history_size=2)
+    prompts = SimpleNamespace(
+        prompter=prompter,
+        test_ids=lambda k: np.array([4, 5]),
+        shot_ids=lambda k: np.array([4, 5]),
+        retrieved=lambda rows: [shows[row] for row in rows],
+    )
+    # By time 1-3 and 2-3 share nothing; what both show stands first where it is the most readily retrieved, or shown.
+    assert sharing.measure(prompts) == {"prompts": 2, "time": 1, "popular": 1, "readily": 4 / 3, "shown": 4 / 3}
 
 
 @pytest.mark.slow

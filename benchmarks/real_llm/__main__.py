@@ -12,7 +12,6 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_rella import compat
 from recbole_rella.arguments import keys_among, read_value
 from recbole_rella.experiments.side_by_side import run_side_by_side
 from recbole_rella.experiments.sweep import run_sweep
@@ -106,8 +105,6 @@ def main():
     parser.add_argument("--valid_rows", type=int, default=500)
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")])
     flags, rest = parser.parse_known_args()
-    compat.apply()
-    compat.without_future_warnings()
     with command_line({}):
         given = {key: read_value(key, text) for key, text in keys_among(rest).items()}
         make_table(flags.table, flags.dataset, flags.rows, flags.valid_rows, flags.seeds, given)

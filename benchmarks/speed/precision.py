@@ -28,7 +28,6 @@ from torch.overrides import TorchFunctionMode
 
 from benchmarks.real_llm.__main__ import ENTRIES
 from benchmarks.speed.measure import command, machine, write
-from recbole_rella import compat
 from recbole_rella.arguments import keys_among, read_value
 from recbole_rella.llm.products import fast_products
 from recbole_rella.llm.scoring import p_yes
@@ -134,8 +133,6 @@ def main():
     parser.add_argument("--formats", default="float32,bfloat16,int8")
     parser.add_argument("--rows", type=int, default=2000)
     known, rest = parser.parse_known_args()
-    compat.apply()
-    compat.without_future_warnings()
     keys = {key: read_value(key, text) for key, text in keys_among(rest).items()}
     assembly, batches, labels = prompted_rows(known.llm, {"eval_rows": [2, known.rows], **keys})
     tokens = sum(int(batch[PROMPT_LENGTH].sum()) for batch in batches)

@@ -70,6 +70,7 @@ class Prompts:
 
     Attributes:
         settings (dict): of the run of ReLLa that has them.
+        prompter (Prompter): of that run.
     """
 
     def __init__(self, history_size, folder):
@@ -92,11 +93,26 @@ class Prompts:
             config = make_config("ReLLa", "ml-100k", config_dict=self.settings)
             self._train, _, self._test = (loader._dataset for loader in load_data(config)[1])
         logging.disable(logging.NOTSET)
-        self._prompter = self._test.assembly.prompter
+        self.prompter = self._test.assembly.prompter
 
     def _texts(self, rows, targets, retrieved):
-        shown = self._prompter.shown(rows, targets, retrieved)
-        return [self._prompter.text(*case) for case in zip(rows, targets, shown)]
+        shown = self.prompter.shown(rows, targets, retrieved)
+        return [self.prompter.text(*case) for case in zip(rows, targets, shown)]
+
+    def _with(self, rows, least):
+        return rows[[len(self.prompter.histories.of(row)) >= least for row in rows]]
+
+    def test_ids(self, least=0):
+        """Row ids of the first evaluation batch, int [at most 4,096]: those of rows with that many earlier behaviours at least."""
+        return self._with(self._test.inter_feat["row_id"].numpy()[:4096], least)
+
+    def shot_ids(self, least=0):
+        """Row ids of the training shots, int [at most 1,024], as `test_ids`."""
+        return self._with(np.unique(self._train.inter_feat["row_id"].numpy()), least)
+
+    def retrieved(self, rows):
+        """The behaviours, as row ids, that rows show, list of int arrays of at most K."""
+        return self.prompter.shown(rows, self.prompter.rows.item[rows], np.full(len(rows), True))
 
     def test_rows(self, count, retrieved, least=0):
         """Prompts of test rows, with their labels: those that users drawn at random have in the first 4,096.
@@ -104,30 +120,29 @@ class Prompts:
         An evaluation batch has so many rows, and what its prompts share, they share with those of the same user. With `least`,
         rows with a shorter history are left out.
         """
-        rows = self._test.inter_feat["row_id"].numpy()[:4096]
-        rows = rows[[len(self._prompter.histories.of(row)) >= least for row in rows]]
-        users = self._prompter.rows.user[rows]
+        rows = self.test_ids(least)
+        users = self.prompter.rows.user[rows]
         order = np.random.default_rng(0).permutation(np.unique(users))
         rows = np.concatenate([rows[users == user] for user in order])[:count]
-        return self._texts(rows, self._prompter.rows.item[rows], np.full(len(rows), retrieved)), self._prompter.rows.label[rows]
+        return self._texts(rows, self.prompter.rows.item[rows], np.full(len(rows), retrieved)), self.prompter.rows.label[rows]
 
     def candidates(self, users, retrieved):
         """Prompts of TOP_N candidates for each of some users with at least K behaviours."""
         random = np.random.default_rng(0)
         rows = self._test.inter_feat["row_id"].numpy()
-        rows = rows[[len(self._prompter.histories.of(row)) >= self._prompter.history_size for row in rows]]
-        _, first = np.unique(self._prompter.rows.user[rows], return_index=True)
+        rows = self._with(rows, self.prompter.history_size)
+        _, first = np.unique(self.prompter.rows.user[rows], return_index=True)
         rows = np.repeat(random.choice(rows[first], users, replace=False), TOP_N)
         targets = np.concatenate([1 + random.choice(self._test.item_num - 1, TOP_N, replace=False) for _ in range(users)])
         return self._texts(rows, targets, np.full(len(rows), retrieved)), np.zeros(len(rows), dtype=int)
 
     def shots(self, count):
         """Prompts of both kinds for training shots, as ReiT mixes them; in random order, with their labels."""
-        rows = np.unique(self._train.inter_feat["row_id"].numpy())[:count]
+        rows = self.shot_ids()[:count]
         rows, kinds = np.tile(rows, 2), np.repeat([False, True], len(rows))
         order = np.random.default_rng(0).permutation(len(rows))
         rows, kinds = rows[order], kinds[order]
-        return self._texts(rows, self._prompter.rows.item[rows], kinds), self._prompter.rows.label[rows]
+        return self._texts(rows, self.prompter.rows.item[rows], kinds), self.prompter.rows.label[rows]
 
 
 def _tokenizer(texts):
