@@ -16,7 +16,19 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import history_features, memory, tuned
 from benchmarks.real_llm import __main__ as real_llm
-from benchmarks.speed import engines, measure, page, precision, reading, scoring, scoring_report, sharing, training, workload
+from benchmarks.speed import (
+    engines,
+    layers,
+    measure,
+    page,
+    precision,
+    reading,
+    scoring,
+    scoring_report,
+    sharing,
+    training,
+    workload,
+)
 from recbole_rella.quick_start import make_config
 from recbole_rella.retrieval.taste import Taste, taste_arrays
 from recbole_rella.rows.features import HistoryFeatures
@@ -70,6 +82,17 @@ def test_what_stands_beside_an_engine(work):
     assert found["rows"] == 24 and ours["times ours"] == 1 and ours["largest difference"] == 0
     assert other["times ours"] == pytest.approx(other["seconds"] / ours["seconds"]) and encoder["largest difference"] < 1e-5
     assert other["largest difference"] == pytest.approx(0.25, abs=1e-5)
+
+
+@torch.inference_mode()
+def test_each_way_to_multiply_gives_the_same_products():
+    ways = layers.ways(24, 128, 96)
+    first = torch.cat(ways["ours"](), dim=1)
+    assert first.shape == (24, 192)
+    for name, multiply in ways.items():
+        torch.testing.assert_close(torch.cat(multiply(), dim=1), first, msg=name)
+    found = layers.measure(24, 128, 96, 2)
+    assert found["times ours"]["ours"] == 1 and set(found["times ours"]) == set(ways) and found["seconds"] > 0
 
 
 def test_how_much_prompts_share_in_each_order():
