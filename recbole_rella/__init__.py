@@ -3,13 +3,10 @@
 Importing the package is enough for RecBole to find ReLLa by name.
 """
 
-import sys
-from pathlib import Path
-
-from recbole_rella.arguments import asks_for_help
+from recbole_rella.arguments import asks_for_help, is_own_program
 
 # The help of our own commands needs nothing of RecBole, whose import takes seconds.
-if not (Path(*sys.argv[:1]).stem in ("run_recbole_rella", "recbole-rella") and asks_for_help()):
+if not (is_own_program() and asks_for_help()):
     from recbole_rella import compat
 
     compat.apply()  # before anything imports RecBole

@@ -227,6 +227,11 @@ class Command:
         return (self.flags.config_files or "").split()
 
 
+def is_own_program():
+    """Whether this process is one of our own commands, and not a script or notebook that uses the package."""
+    return bool(sys.argv) and Path(sys.argv[0]).stem in ("run_recbole_rella", "recbole-rella")
+
+
 def asks_for_help(arguments=None):
     """Whether a list of arguments (that of the command line by default) asks for nothing but help."""
     return bool({"-h", "--help"} & set(sys.argv[1:] if arguments is None else arguments))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recbole_rella.arguments import is_own_program
 from recbole_rella.metrics import TITLES, row_metrics
 from recbole_rella.model.context_aware_recommender.bias import Bias
 from recbole_rella.model.context_aware_recommender.tree import Tree
@@ -70,16 +71,22 @@ def ending(found, folder, row_id):
             for name, one in found.items()
         ]
     )
-    program, here = Path(sys.argv[0]), Path.cwd()
-    python, command = (
-        path.relative_to(here) if path.is_relative_to(here) else other
-        for path, other in ((Path(sys.executable), "python"), (program, program.name))
-    )
-    script = f"{python} {program.name}" if program.suffix == ".py" else command
     next_steps = {
         f"--explain={row_id}": "what it saw of a row, and what moved the score",
         "--diagnose=history": "what it reads of a history",
         "--score=requests.jsonl": "scores of other users and items",
     }
-    lines = [f"{script} {option} --run_folder={folder}   # {text}" for option, text in next_steps.items()]
+    program = _program()
+    lines = [f"{program} {option} --run_folder={folder}   # {text}" for option, text in next_steps.items()]
     return "\n".join(["", markdown(table), "", "next:", *lines])
+
+
+def _program():
+    """How our commands are called from this folder: as this one was, or, from a script or a notebook, as they are installed."""
+    python, here = Path(sys.executable), Path.cwd()
+    program = Path(sys.argv[0]) if is_own_program() else python.with_name("recbole-rella")
+    python, command = (
+        path.relative_to(here) if path.is_relative_to(here) else other
+        for path, other in ((python, "python"), (program, program.name))
+    )
+    return f"{python} {program.name}" if program.suffix == ".py" else str(command)

@@ -161,6 +161,29 @@ def test_what_stands_beside_a_run_of_rella(movies, caplog):
         assert {key: found[model][key] for key in exact} == pytest.approx(exact, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("program", "python", "called"),
+    [
+        ("run_recbole_rella.py", "/usr/bin/python3", "python run_recbole_rella.py"),
+        ("/elsewhere/run_recbole_rella.py", "here/.venv/bin/python", ".venv/bin/python run_recbole_rella.py"),
+        ("here/.venv/bin/recbole-rella", "here/.venv/bin/python", ".venv/bin/recbole-rella"),
+        ("/usr/bin/recbole-rella", "/usr/bin/python3", "recbole-rella"),
+        # A run of a comparison, a user's script and a notebook are no commands that could be given.
+        ("/site-packages/recbole_rella/experiments/child.py", "here/.venv/bin/python", ".venv/bin/recbole-rella"),
+        ("own_script.py", "/usr/bin/python3", "recbole-rella"),
+        ("/usr/lib/ipykernel_launcher.py", "/usr/bin/python3", "recbole-rella"),
+    ],
+)
+def test_a_run_ends_with_commands_that_can_be_given(program, python, called, monkeypatch):
+    here = Path.cwd()
+    program, python = (path.replace("here", str(here)) if path.startswith("here") else path for path in (program, python))
+    monkeypatch.setattr("sys.argv", [program, "--model=ReLLa"])
+    monkeypatch.setattr("sys.executable", python)
+    one = {"auc": 0.5, "logloss": 0.7, "accuracy": 0.5, "uauc": 0.5, "seconds": 1}
+    lines = beside.ending({"ReLLa": one}, Path("saved/run"), 7).split("next:\n")[1].splitlines()
+    assert lines[0].startswith(f"{called} --explain=7 --run_folder=saved/run ") and all(line.startswith(called) for line in lines)
+
+
 def test_nothing_stands_beside_trials_and_sweeps(movies, in_this_process, monkeypatch):
     monkeypatch.setattr(beside, "rivals_beside", lambda *_: pytest.fail("something was fitted beside"))
     name, tiny = movies
