@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -196,6 +197,15 @@ def test_curves_are_over_one_variable_each(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     scoring_report.picture({"cases": {0: _case(5, 8)}}, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_the_page_of_speed_says_what_its_records_say(tmp_path, monkeypatch):
+    """Nothing on it was written by hand."""
+    written = Path(page.FOLDER, "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(page, "FOLDER", Path(shutil.copytree(page.FOLDER, tmp_path / "speed")))
+    page.write_page("python -m benchmarks.speed")
+    assert (tmp_path / "speed" / "README.md").read_text(encoding="utf-8") == written
+    assert written.count("\n## ") > 8 and "| int8 |" in written
 
 
 @pytest.mark.slow

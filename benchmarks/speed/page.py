@@ -129,7 +129,57 @@ def _reading(record, _):
     return [*lines, ""]
 
 
-_PARTS = {"scoring": _scoring, "engines": _engines, "training": _training, "reading": _reading}
+def _table(columns, cases):
+    """A table of cases, each a name and a dict of the columns."""
+    lines = [_row(*columns), _row(*["---"] * len(columns))]
+    return lines + [_row(name, *(f"{found[column]:,.4g}" for column in columns[1:])) for name, found in cases.items()]
+
+
+def _precision(record, _):
+    lines = [
+        f"## Precision: {record['llm']}",
+        "",
+        f"`{record['command']}`. {record['rows']} rows, {record['tokens a row']:.0f} tokens each, untuned; differences of P(yes) "
+        "to the first. Each format went through all rows before the next one: the seconds are rough.",
+        "",
+    ]
+    columns = ["format", "auc", "logloss", "mean difference", "largest difference", "seconds"]
+    return [*lines, *_table(columns, record["formats"]), ""]
+
+
+def _layers(record, _):
+    lines = [
+        "## Products of two weights",
+        "",
+        f"`{record['command']}`. A decoder's gate and up projections in float32; seconds over those of ours, which are one after "
+        "the other.",
+        "",
+    ]
+    cases = {name: found["times ours"] for name, found in record["cases"].items()}
+    return [*lines, *_table(["case", *next(iter(cases.values()))], cases), ""]
+
+
+def _sharing(record, _):
+    lines = [
+        "## What retrieved prompts share",
+        "",
+        f"`{record['command']}`. Behaviours of all prompts of an evaluation batch over those that are computed, by their order in "
+        "a prompt.",
+        "",
+    ]
+    cases = {f"K={k}": found for k, found in record["K"].items()}
+    return [*lines, *_table(["case", *next(iter(cases.values()))], cases), ""]
+
+
+_PARTS = {
+    "scoring": _scoring,
+    "engines": _engines,
+    "precision": _precision,
+    "layers": _layers,
+    "sharing": _sharing,
+    "training": _training,
+    "reading": _reading,
+}
 
 
 def write_page(command):
@@ -139,12 +189,11 @@ def write_page(command):
         command (str): that measured it.
     """
     lines, machine = [], None
-    engines = sorted(path.stem for path in FOLDER.glob("engines-*.json"))
-    for name in ("scoring", "scoring-sweep", "scoring-large", *engines, "training", "reading", "reading-large"):
-        if (FOLDER / f"{name}.json").is_file():
-            record = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    for part, tables in _PARTS.items():
+        for path in sorted([*FOLDER.glob(f"{part}.json"), *FOLDER.glob(f"{part}-*.json")], key=lambda path: path.stem):
+            record = json.loads(path.read_text(encoding="utf-8"))
             machine = machine or _machine(record)
-            lines += _PARTS[name.partition("-")[0]](record, name)
+            lines += tables(record, path.stem)
             if _machine(record) != machine:
                 lines += [f"Measured on: {_machine(record)}", ""]
     if (FOLDER / "retrieval.md").is_file():
