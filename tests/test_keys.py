@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import os
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from recbole_rella.config import chat_template, template_file
 from recbole_rella.given import absolute, compared, no_command_line, plain
 from recbole_rella.key_docs import MODELS, help_text, key_texts, markdown, recbole_defaults
 from recbole_rella.keys import AFFECTS, KEYS, ConfigError, affecting
-from recbole_rella.quick_start import make_config
+from recbole_rella.quick_start import make_config, run_recbole_rella
 from recbole_rella.run_folder import begin_run
 from recbole_rella.shipped import properties_folder, variant_files
 
@@ -493,3 +494,12 @@ def test_keys_of_ours_that_a_model_of_recbole_does_not_read_are_warned_of(movies
     own = {"data_path": movies[1]["data_path"], "load_col": {"inter": ["user_id", "item_id"]}}
     make_config("FM", movies[0], None, {**own, "train_shots": 10, "min_history": 50})
     assert "FM does not read these keys of other models, and they change nothing: ['train_shots', 'min_history']" in caplog.text
+
+
+@pytest.mark.parametrize("model", ["Bias", "Tree"])
+def test_what_is_fitted_at_once_learns_from_the_shots_that_it_is_given(model, movies, caplog):
+    name, tiny = movies
+    run_recbole_rella(model, name, config_dict={**tiny, "train_shots": 40, "run_folder": "few"})
+    assert json.loads(Path("few/metrics.json").read_text())["rows"]["train"] == 40
+    unread = [record.getMessage() for record in caplog.records if "change nothing" in record.getMessage()]
+    assert unread and not any("train_shots" in message for message in unread)  # of the keys of tiny that are ReLLa's

@@ -21,7 +21,7 @@ class FittedAtOnce(AbstractRecommender):
 
     type = ModelType.CONTEXT
     input_type = InputType.POINTWISE
-    own_keys = ()  # which of our keys it reads, but for those of the rows
+    own_keys = ("train_shots",)  # which of our keys it reads, but for those of the rows
     transform = Equal
 
     def __init__(self, config, dataset):

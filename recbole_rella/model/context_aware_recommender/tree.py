@@ -36,7 +36,15 @@ class Tree(FittedAtOnce):
     """
 
     properties_files = ("ReLLa.yaml", "Tree.yaml")
-    own_keys = ("tree_rounds", "tree_learning_rate", "tree_leaves", "history_fields", "category_field", "cache_dir")
+    own_keys = (
+        *FittedAtOnce.own_keys,
+        "tree_rounds",
+        "tree_learning_rate",
+        "tree_leaves",
+        "history_fields",
+        "category_field",
+        "cache_dir",
+    )
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
