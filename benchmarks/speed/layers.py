@@ -1,6 +1,6 @@
 """Seconds of a decoder's gate and up projections, in float32 on a CPU, in the ways in which PyTorch can multiply them.
 
-    python -m benchmarks.speed.layers [--repeats=15]
+    python -m benchmarks.speed.layers [--repeats=9]
 
 - ours: one after the other, as llm/products.py has PyTorch do it.
 - by itself: the same, as PyTorch does it without it.
@@ -8,8 +8,7 @@
 - packed: by oneDNN over weights that were brought into its own layout before, as torch.compile freezes them.
 - packed by MKL: the same by MKL.
 
-Shapes are those of the random LLMs of the other benchmarks, and Gemma 3 270M's; tokens at a time as trees of prompts have them, and
-few. Writes results/speed/layers.json.
+Shapes are those of the random LLMs of the other benchmarks; tokens at a time as trees of prompts have them, and few. Writes results/speed/layers.json.
 """
 
 import argparse
@@ -22,8 +21,8 @@ from benchmarks.speed.workload import SHAPES
 from recbole_rella.llm.products import fast_products
 
 COMMAND = "python -m benchmarks.speed.layers"
-_SHAPES = {**{name: SHAPES[name][:2] for name in ("25M", "110M")}, "gemma-3-270m": (640, 2048)}
-_TOKENS, _AT_LEAST = (64, 256, 2048), 16_384  # a call takes as many tokens as make milliseconds
+_SHAPES = {name: SHAPES[name][:2] for name in ("25M", "110M")}
+_TOKENS, _AT_LEAST = (64, 256, 2048), 4096  # a call takes as many tokens as make milliseconds
 
 
 def ways(tokens, hidden, inner):
@@ -82,7 +81,7 @@ def measure(tokens, hidden, inner, repeats):
 def main():
     """Measure each shape and number of tokens, print, and write all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=9)
     repeats = parser.parse_args().repeats
     record = {"command": command(COMMAND), "machine": machine(), "cases": {}}
     for name, (hidden, inner) in _SHAPES.items():
