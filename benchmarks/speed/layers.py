@@ -8,7 +8,8 @@
 - packed: by oneDNN over weights that were brought into its own layout before, as torch.compile freezes them.
 - packed by MKL: the same by MKL.
 
-Shapes are those of the random LLMs of the other benchmarks; tokens at a time as trees of prompts have them, and few. Writes results/speed/layers.json.
+Shapes are those of the random LLMs of the other benchmarks; tokens at a time as trees of prompts have them, and few. Writes
+results/speed/layers.json.
 """
 
 import argparse
