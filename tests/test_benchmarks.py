@@ -97,8 +97,8 @@ def test_each_way_to_multiply_gives_the_same_products():
 
 
 def test_how_much_prompts_share_in_each_order():
-    """Two users' prompts, each behaviour another item; the third shot shows what no test row does."""
-    assert sharing.sharing([(1, 2, 3), (1, 2, 4), (5,)]) == pytest.approx(7 / 5)
+    """Two prompts of one user, of which one behaviour is shown twice."""
+    assert scoring.sharing([(1, 2, 3), (1, 2, 4), (5,)], 100) == pytest.approx(7 / 5)
     item, of = np.array([0, 1, 2, 3, 1, 2]), {4: np.array([0, 1, 2, 3]), 5: np.array([0, 1, 2, 3])}
     shows = {4: np.array([1, 3]), 5: np.array([2, 3])}
     prompter = SimpleNamespace(rows=SimpleNamespace(item=item), histories=SimpleNamespace(of=of.get), history_size=2)

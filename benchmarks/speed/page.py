@@ -129,46 +129,37 @@ def _reading(record, _):
     return [*lines, ""]
 
 
-def _table(columns, cases):
-    """A table of cases, each a name and a dict of the columns."""
-    lines = [_row(*columns), _row(*["---"] * len(columns))]
-    return lines + [_row(name, *(f"{found[column]:,.4g}" for column in columns[1:])) for name, found in cases.items()]
+def _section(title, text, columns, cases):
+    """A heading, what was measured, and a table of cases, each a name and a dict of the columns behind the first."""
+    rows = [_row(name, *(f"{found[column]:,.4g}" for column in columns[1:])) for name, found in cases.items()]
+    return [f"## {title}", "", text, "", _row(*columns), _row(*["---"] * len(columns)), *rows, ""]
 
 
 def _precision(record, _):
-    lines = [
-        f"## Precision: {record['llm']}",
-        "",
+    text = (
         f"`{record['command']}`. {record['rows']} rows, {record['tokens a row']:.0f} tokens each, untuned; differences of P(yes) "
-        "to the first. Each format went through all rows before the next one: the seconds are rough.",
-        "",
-    ]
+        "to the first. Each format went through all rows before the next one: the seconds are rough."
+    )
     columns = ["format", "auc", "logloss", "mean difference", "largest difference", "seconds"]
-    return [*lines, *_table(columns, record["formats"]), ""]
+    return _section(f"Precision: {record['llm']}", text, columns, record["formats"])
 
 
 def _layers(record, _):
-    lines = [
-        "## Products of two weights",
-        "",
+    text = (
         f"`{record['command']}`. A decoder's gate and up projections in float32; seconds over those of ours, which are one after "
-        "the other.",
-        "",
-    ]
+        "the other."
+    )
     cases = {name: found["times ours"] for name, found in record["cases"].items()}
-    return [*lines, *_table(["case", *next(iter(cases.values()))], cases), ""]
+    return _section("Products of two weights", text, ["case", *next(iter(cases.values()))], cases)
 
 
 def _sharing(record, _):
-    lines = [
-        "## What retrieved prompts share",
-        "",
+    text = (
         f"`{record['command']}`. Behaviours of all prompts of an evaluation batch over those that are computed, by their order in "
-        "a prompt.",
-        "",
-    ]
+        "a prompt."
+    )
     cases = {f"K={k}": found for k, found in record["K"].items()}
-    return [*lines, *_table(["case", *next(iter(cases.values()))], cases), ""]
+    return _section("What retrieved prompts share", text, ["case", *next(iter(cases.values()))], cases)
 
 
 _PARTS = {

@@ -108,10 +108,14 @@ def operations(work):
     return 2 * layer_weights(work.llm) * tokens + attention, attention, int(lengths.sum()), tokens, way
 
 
-def sharing(prompts, tokenizer, retrieved):
-    """All tokens over those that are computed, for a whole evaluation batch (4,096 rows): what a small sample may miss."""
-    ids = [tokenizer.ids(text) for text in prompts.test_rows(4096, retrieved)[0]]
-    trees = prompt_trees(pad(ids), torch.tensor([len(i) for i in ids]), CPU_TOKENS)
+def sharing(ids, budget):
+    """All tokens of prompts over those that are computed, float; 1 where nothing is shared.
+
+    Args:
+        ids (list of sequence of int): of the prompts.
+        budget (int): tokens that a tree of them may have.
+    """
+    trees = prompt_trees(pad(ids), torch.tensor([len(i) for i in ids]), budget)
     return sum(map(len, ids)) / sum(map(len, trees))
 
 
@@ -192,7 +196,9 @@ def cases(wanted, least, shapes, repeats, device, dtype):
                 found = {"shape": shape, "kind": kind, "K": k, **measure(make_workload(*case, made), repeats)}
                 if not top_n:
                     if (kind, k) not in shared:
-                        shared[kind, k] = sharing(prompts[k], made[1], retrieved)
+                        # Of a whole evaluation batch: what a small sample may miss.
+                        batch = [made[1].ids(text) for text in prompts[k].test_rows(4096, retrieved)[0]]
+                        shared[kind, k] = sharing(batch, CPU_TOKENS)
                     found["sharing of a whole batch"] = shared[kind, k]
                 yield f"{shape}, {kind}, K={k}, {rows} rows", found
 

@@ -20,19 +20,10 @@ import tempfile
 import numpy as np
 
 from benchmarks.speed.measure import command, machine, write
+from benchmarks.speed.scoring import sharing
 from benchmarks.speed.workload import Prompts
 
 COMMAND = "python -m benchmarks.speed.sharing"
-
-
-def sharing(sequences):
-    """Elements of all sequences over those of the tree of their common beginnings, float; 1 where nothing is shared.
-
-    Args:
-        sequences (list of tuple): row ids, which no two users have in common.
-    """
-    computed = {sequence[:length] for sequence in sequences for length in range(1, len(sequence) + 1)}
-    return sum(map(len, sequences)) / len(computed)
 
 
 def measure(prompts):
@@ -57,8 +48,9 @@ def measure(prompts):
         "readily": (taken / had)[item],
         "shown": np.bincount(np.concatenate(shown), minlength=len(item)),
     }
-    by_order = {name: [tuple(sorted(some, key=lambda row: (-value[row], row))) for some in shown] for name, value in first.items()}
-    return {"prompts": len(shown), **{name: sharing(sequences) for name, sequences in by_order.items()}}
+    by_order = {name: [sorted(some, key=lambda row: (-value[row], row)) for some in shown] for name, value in first.items()}
+    whole = sum(map(len, shown))  # one tree: row ids, which no two users have in common, stand for tokens
+    return {"prompts": len(shown), **{name: sharing(rows, whole) for name, rows in by_order.items()}}
 
 
 def main():
