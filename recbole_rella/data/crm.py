@@ -159,8 +159,12 @@ def _rows_of(model, parts):
     return {"row_ids": row_ids[order], "row_vectors": standardized(vectors, trains)[order]}
 
 
+# A hidden unit that answers to few training rows has a deviation near 0, and others stand hundreds of deviations from its mean.
+_FARTHEST = 5.0
+
+
 def standardized(vectors, trained):
-    """Vectors with mean 0 and deviation 1 in each column over those of training rows.
+    """Vectors with mean 0 and deviation 1 in each column over those of training rows, none farther than 5 deviations from it.
 
     Args:
         vectors (numpy.ndarray): float32 [n, E].
@@ -171,7 +175,8 @@ def standardized(vectors, trained):
     """
     some = vectors[trained].astype(np.float64)
     deviation = some.std(axis=0)
-    return ((vectors - some.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)).astype(np.float32)
+    found = (vectors - some.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+    return np.clip(found, -_FARTHEST, _FARTHEST).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

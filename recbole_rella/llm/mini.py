@@ -219,7 +219,7 @@ def _loss(model, soft, numbers, batch, dropout, unknown):
     ids, rows, positions, weights = (part.to(device) for part in (batch.ids, batch.rows, batch.positions, batch.weights))
     answers = ids[rows, positions + 1]
     ids = _some_left_out(ids, rows, positions, dropout, unknown, vocabulary)
-    telling = nullcontext() if soft is None else soft.one_each(_SOFT, numbers.of(batch.told))
+    telling = nullcontext() if soft is None else soft.one_each(numbers.of(batch.told))
     with answers_alone(model, (rows, positions)), telling:
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[rows, positions]
     # What else could be said there: some other tokens, anew each step. The whole vocabulary would cost as much as the rest of the

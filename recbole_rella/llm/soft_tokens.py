@@ -1,7 +1,8 @@
 r"""Soft tokens (SPA of ReLLaX, arXiv 2501.13344; CoLLM, arXiv 2310.19488): vectors in the place of words, made by a projector.
 
 soft(v) = W2 GELU(W1 v + b1) + b2, with W1: D -> H and W2: H -> H, where H is the width of the LLM. v is the vector of an item or a
-user in a conventional model (data/crm.py), or the numbers of a row's history (rows/features.py). Which prompts have which soft
+user in a conventional model (data/crm.py), or the numbers of a row's history (rows/features.py). What belongs to a row is one soft
+token, the sum of a projector's for each kind: so it does not matter to one kind how many there are. Which prompts have which soft
 tokens, and their ids, is prompt/soft_places.py's.
 
 Hooks on the LLM's input embedding give the ids beyond its vocabulary their vectors. Nothing else of the LLM is touched: not its
@@ -59,7 +60,7 @@ class SoftTokens(BesideAdapters):
         init (str): as for `Projector`.
         neutral (Mapping): item, row -> token id, whose embedding is neutral for what stands for an item or belongs to a row.
         items (numpy.ndarray or None): vectors of items, float32 [items, D].
-        sizes (Mapping): kind of what belongs to a row (user, row) -> size of its vectors, where it has a soft token.
+        sizes (Mapping): kind of what belongs to a row (user, row) -> size of its vectors, where the soft token tells it.
         history (EncodedNumbers or None): of the numbers of a row, where they have one.
 
     Attributes:
@@ -79,21 +80,25 @@ class SoftTokens(BesideAdapters):
             raise SoftTokenError(
                 f"spa_tokens: expected an LLM with an embedding of at most {places.first} tokens, found {embedding}."
             )
-        self.first, kinds = places.first, [name for name in OF_ROWS if name in places.of]
+        self.first, self._ends = places.first, places.of_row
         width = embedding.embedding_dim
         with torch.no_grad():
             ids = torch.tensor([neutral["item"], neutral["row"]], device=embedding.weight.device)
             of_item, of_row = embedding(ids).float().cpu()
         self.history = history
-        inputs = {kind: history.size if kind == "history" else sizes[kind] for kind in kinds}
+        self._sizes = {kind: len(history.mean) if kind == "history" else sizes[kind] for kind in OF_ROWS if kind in places.of}
+        inputs = {kind: history.size if kind == "history" else size for kind, size in self._sizes.items()}
+        # One of the sum's parts is neutral at first, the one that may have been pretrained (`take`); the others add nothing.
+        first = "history" if "history" in inputs else next(iter(inputs), None)
+        neutrals = {_ITEMS: of_item, first: of_row}
         self._items = 0
         if set(OF_ITEMS) & set(places.of):
             self.register_buffer("table", torch.from_numpy(items), persistent=False)
             self._items, inputs[_ITEMS] = len(items), items.shape[1]
         self.projectors = nn.ModuleDict(
-            {kind: Projector(size, width, init, of_item if kind == _ITEMS else of_row) for kind, size in inputs.items()}
+            {kind: Projector(size, width, init, neutrals.get(kind, torch.zeros_like(of_row))) for kind, size in inputs.items()}
         )
-        self._rows, self._seen = [], None
+        self._rows, self._seen = None, None
         embedding.register_forward_pre_hook(self._before)
         embedding.register_forward_hook(self._behind)
 
@@ -106,32 +111,25 @@ class SoftTokens(BesideAdapters):
             vectors (Mapping): kind of what belongs to their rows -> float32 torch.Tensor [n, D], on the CPU.
 
         Yields:
-            torch.Tensor: the prompts, in which the soft tokens of rows share an id where they share the vector.
+            torch.Tensor: the prompts, in which the soft tokens of rows share an id where they share the vectors.
         """
+        told = [vectors[kind] for kind in self._sizes if kind in vectors]
         with ONE_AT_A_TIME:
-            before, self._rows = self._rows, []
-            first, free = self.first + self._items, self.first + self._items
-            numbered = token_ids
-            for kind in [kind for kind in vectors if kind in self.projectors]:
-                different, which = different_rows(vectors[kind])
-                here = token_ids == first + OF_ROWS.index(kind)
-                numbered = torch.where(here, free + which[:, None], numbered)
-                self._rows.append((kind, free, different))
-                free += len(different)
-            try:
-                yield numbered
-            finally:
-                self._rows = before
+            if not told or len(told) < len(self._sizes):
+                yield token_ids
+                return
+            different, which = different_rows(torch.cat(told, dim=1))
+            with self.one_each(different):
+                yield torch.where(token_ids == self._ends[0], self.first + self._items + which[:, None], token_ids)
 
     @contextmanager
-    def one_each(self, kind, vectors):
+    def one_each(self, vectors):
         """Within this context the ids from that of the first soft token of a row on stand for these vectors, one after the other.
 
         Args:
-            kind (str): of OF_ROWS.
-            vectors (torch.Tensor): float32 [m, D].
+            vectors (torch.Tensor): float32 [m, D], those of all kinds side by side.
         """
-        before, self._rows = self._rows, [(kind, self.first + self._items, vectors)]
+        before, self._rows = self._rows, vectors
         try:
             yield
         finally:
@@ -156,14 +154,19 @@ class SoftTokens(BesideAdapters):
             of = (different < self.first + self._items).nonzero().squeeze(1)
             known += len(of)
             made = made.index_put((of,), self.projectors[_ITEMS](self.table[different[of] - self.first]))
-        for kind, begin, vectors in self._rows:
-            of = ((different >= begin) & (different < begin + len(vectors))).nonzero().squeeze(1)
+        if self._rows is not None:
+            begin = self.first + self._items
+            of = ((different >= begin) & (different < begin + len(self._rows))).nonzero().squeeze(1)
             known += len(of)
-            numbers = vectors.to(output.device)[different[of] - begin]
-            made = made.index_put((of,), self.projectors[kind](self.history(numbers) if kind == "history" else numbers))
+            made = made.index_put((of,), self._of_rows(self._rows.to(output.device)[different[of] - begin]))
         if known < len(different):
             raise SoftTokenError("Prompts with soft tokens of rows go through an LLM within `SoftTokens.numbered`.")
         return output.masked_scatter(soft[..., None], made[which].to(output.dtype))
+
+    def _of_rows(self, vectors):
+        """The embeddings of soft tokens of rows, float32 [m, D] -> [m, H]."""
+        parts = dict(zip(self._sizes, vectors.split(list(self._sizes.values()), dim=1)))
+        return sum(self.projectors[kind](self.history(part) if kind == "history" else part) for kind, part in parts.items())
 
     def of_items(self):
         """The embeddings of the soft tokens of all items, float32 [items, H]; none where they have none."""

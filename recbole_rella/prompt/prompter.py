@@ -255,6 +255,6 @@ class Prompter(RowTexts):
         none = np.empty(0, dtype=np.int32)
         for row in np.unique(rows):
             target = self.rows.item[row]
-            text, soft = self.text(row, target, none), 0 if self.soft is None else len(self.soft.of)
+            text, soft = self.text(row, target, none), 0 if self.soft is None else len(self.soft.of)  # at most
             if len(self.tokenizer.framed(text).encode()) + 8 + soft > self.max_tokens:
                 self.fitted(int(row), int(target), none)

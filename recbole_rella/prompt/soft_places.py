@@ -4,12 +4,13 @@ A soft token is a token id beyond the LLM's vocabulary, so that budgets, stored 
 any other token. Two prompts share an id where they share the vector:
 
 first + place          an item, by its place in a table of item vectors: each shown behaviour, and the target
-first + items + kind   what belongs to a row: the kind alone, as its vector goes along with the prompt (`SoftPlaces.vectors`);
-                       before a forward pass each different vector gets an id of its own (llm/soft_tokens.py)
+first + items + kind   all that belongs to a row, named after the first kind of it: one soft token, as its vectors go along with the
+                       prompt (`SoftPlaces.vectors`); before a forward pass all different ones get ids of their own
+                       (llm/soft_tokens.py)
 
-An item's stands behind all that a template says of a behaviour, or behind the name of the target. Those of the row end the prompt:
-prompts of one user's rows begin alike, and the answer is read from the last of them, which so has a way to the answer that leads
-through no attention. Plain numpy.
+An item's stands behind all that a template says of a behaviour, or behind the name of the target. That of the row ends the prompt:
+prompts of one user's rows begin alike, and the answer is read from it, so that all of what belongs to a row has a way to the answer
+that leads through no attention. Plain numpy.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ import numpy as np
 
 from recbole_rella.prompt.template import TemplateError
 
-# Kinds that stand for an item, and kinds that belong to a row, in the order in which they end a prompt.
+# Kinds that stand for an item, and kinds that belong to a row, in the order of their vectors.
 OF_ITEMS, OF_ROWS = ("behaviours", "target"), ("user", "history", "row")
 
 
@@ -81,8 +82,8 @@ class SoftPlaces:
 
     @property
     def of_row(self):
-        """The ids of those that end a prompt, list of int."""
-        return [self.first + self.items + kind for kind, name in enumerate(OF_ROWS) if name in self.of]
+        """The id of the one that ends a prompt, list of int; empty where nothing belongs to its row."""
+        return [self.first + self.items + kind for kind, name in enumerate(OF_ROWS) if name in self.of][:1]
 
     @property
     def kinds(self):

@@ -23,6 +23,7 @@ from recbole_rella.key_rules import TRANSFORMERS, text_encoder
 from recbole_rella.keys import affecting, check_engine, refuse
 from recbole_rella.llm.backbone import Backbone, save_adapter
 from recbole_rella.llm.gguf_file import is_gguf, unpacked
+from recbole_rella.prompt.soft_places import OF_ROWS
 from recbole_rella.prompt.template import PromptTemplate
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.prompt.words import Words
@@ -149,6 +150,7 @@ def load(folder, device=None, engine=MappingProxyType({})):
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings = {**saved["settings"], "scoring_engine": TRANSFORMERS, **engine}
     named = saved["llm"]
+    _check_soft(saved["soft"], saved["version"])
     has_gates = saved["soft"] is not None and saved["soft"]["places"]["gate"] is not None
     refuse(check_engine({**settings, "cflora": has_gates}))
     backbone = Backbone(
@@ -200,6 +202,16 @@ def load(folder, device=None, engine=MappingProxyType({})):
         "alike": arrays.get("alike"),
         "taste": kept("taste", Taste, _TASTE),
     }
+
+
+def _check_soft(soft, version):
+    """Before 0.10 what belongs to a row was a soft token for each kind."""
+    several = soft is not None and len(set(OF_ROWS) & set(soft["places"]["of"])) > 1
+    if several and tuple(map(int, version.split(".")[:2])) < (0, 10):
+        raise ScorerError(
+            f"from_pretrained: expected one soft token for all that belongs to a row, found one for each ({soft['places']['of']}), "
+            f"as version {version} had it. Tune and save it again."
+        )
 
 
 def _unpacked(path):

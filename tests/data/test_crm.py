@@ -8,9 +8,10 @@ import torch
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.model.general_recommender import BPR, LightGCN
+from sklearn.preprocessing import StandardScaler
 
 from recbole_rella import run_recbole_rella
-from recbole_rella.data.crm import CrmError, item_vectors, read_crm, vectors_of
+from recbole_rella.data.crm import CrmError, item_vectors, read_crm, standardized, vectors_of
 from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.rows.split import Split
 from recbole_rella.run_folder import VECTORS
@@ -74,6 +75,17 @@ def test_vectors_of_other_rows_or_another_split_are_refused(movies, llms):
     (folder / VECTORS).write_bytes(b"damaged")
     with pytest.raises(CrmError, match="found one of FM"):
         read_crm(folder, other)
+
+
+def test_what_few_training_rows_know_of_outweighs_nothing():
+    vectors = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+    vectors[:, 1] = 0.0
+    vectors[7, 1], vectors[250, 1] = 1e-3, 40.0  # a hidden unit that one training row reaches, and a held-out one more
+    found = standardized(vectors, np.arange(200))
+    assert np.abs(found).max() == found[250, 1] == 5.0
+    for column in (0, 2):
+        expected = StandardScaler().fit(vectors[:200]).transform(vectors)[:, column]
+        np.testing.assert_allclose(found[:, column], expected, atol=1e-5)
 
 
 def test_a_table_that_nothing_trained_is_none(movies):

@@ -27,6 +27,7 @@ from recbole_rella.run_folder import RunChangedError, RunError
 from recbole_rella.serving.catalogue import RequestError
 from recbole_rella.serving.explanation import explain
 from recbole_rella.serving.export import Export, ExportError
+from recbole_rella.serving.saved_scorer import ScorerError
 from recbole_rella.serving.scorer import Scorer
 from recbole_rella.trainer import ReLLaTrainer
 
@@ -80,7 +81,7 @@ def test_soft_tokens_are_those_of_the_shown_behaviours_and_of_the_target(cuts, m
         ids, kept = prompter.fitted(int(row), int(target), shown)
         soft = [token - first for token in ids if token >= first]
         items = dataset.item_num
-        assert soft == [*dataset.rows.item[kept], target, items, items + 1] and len(ids) <= max_tokens
+        assert soft == [*dataset.rows.item[kept], target, items] and len(ids) <= max_tokens
         words = plain.tokenizer.ids(plain.text(int(row), int(target), kept))
         assert [token for token in ids if token < first] == words
         cut += len(shown) - len(kept)
@@ -141,6 +142,10 @@ def test_a_run_with_soft_tokens(movies, crm, llms):
     assert scorer.score([item], user_id=user)["score"].between(0, 1).all()
     shutil.rmtree("crm")
     np.testing.assert_array_equal(Scorer.from_pretrained("scorer", device="cpu").score_many([request])["score"], expected)
+    path = Path("scorer/scorer.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": "0.9.0"}))
+    with pytest.raises(ScorerError, match="one soft token for all that belongs to a row, .* as version 0.9.0 had it. Tune"):
+        Scorer.from_pretrained("scorer", device="cpu")
 
 
 def test_history_numbers_alone_need_no_model(movies):

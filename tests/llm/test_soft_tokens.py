@@ -37,21 +37,29 @@ def with_soft_tokens(folder, of=("behaviours", "target", "user", "history"), ini
 
 
 def prompts(places, n=9, seed=2):
-    """Prompts of a few users, which begin alike, with soft tokens of items within and of the row at the end."""
+    """Prompts of a few users, which begin alike, with soft tokens of items within and one of the row at the end."""
     random = np.random.default_rng(seed)
     ids = []
     for prompt in range(n):
         user = np.random.default_rng(100 + prompt % 3)
         beginning = [int(user.integers(0, places.first + ITEMS)) for _ in range(12)]
         item = places.first + int(random.integers(ITEMS))
-        row = [places.first + places.items + kind for kind in range(2)]
-        ids.append([*beginning, *random.integers(0, places.first, 3).tolist(), item, *row, int(random.integers(places.first))])
+        words = random.integers(0, places.first, 3).tolist()
+        ids.append([*beginning, *words, item, *places.of_row, int(random.integers(places.first))])
     vectors = np.concatenate([random.normal(size=(3, 4)).astype(np.float32)[np.arange(n) % 3], numbers(n, seed)], axis=1)
     return ids, torch.from_numpy(vectors)
 
 
 def by_kind(vectors):
     return {"user": vectors[:, :4], "history": vectors[:, 4:]}
+
+
+def soft_embeddings(soft, numbered):
+    """The embeddings that an LLM is given for ids beyond its vocabulary, in the place of others."""
+    embedding = torch.nn.Embedding(soft.first, soft.projectors[next(iter(soft.projectors))][2].out_features)
+    embedding.register_forward_pre_hook(soft._before)
+    embedding.register_forward_hook(soft._behind)
+    return embedding(numbered)
 
 
 def plain_p_yes(llm, soft, places, ids, vector, answers):
@@ -62,10 +70,8 @@ def plain_p_yes(llm, soft, places, ids, vector, answers):
             rows.append(llm.get_input_embeddings().weight[token])
         elif token < places.first + ITEMS:
             rows.append(soft.projectors["item"](soft.table[token - places.first]))
-        elif token == places.first + ITEMS:
-            rows.append(soft.projectors["user"](vector[:4]))
         else:
-            rows.append(soft.projectors["history"](soft.history(vector[None, 4:]))[0])
+            rows.append(soft.projectors["user"](vector[:4]) + soft.projectors["history"](soft.history(vector[None, 4:]))[0])
     with torch.no_grad():
         logits = llm(inputs_embeds=torch.stack(rows)[None], use_cache=False).logits[0, -1]
     return torch.softmax(logits[list(answers)].float(), dim=-1)[0].item()
@@ -108,15 +114,41 @@ def test_a_projector_that_gives_the_embedding_of_a_token_is_that_token(family, l
     np.testing.assert_allclose(found, p_yes(llm, pad(words), lengths, (3, 4), 64, "cpu"), atol=1e-6)
 
 
-def test_rows_share_an_id_where_they_share_the_vector(llms):
+def test_rows_share_an_id_where_they_share_the_vectors(llms):
     llm, places, soft = with_soft_tokens(llms("llama"))
     ids, vectors = prompts(places)
-    vectors[6, 4:] = vectors[5, 4:] = torch.tensor([1.0, float("nan"), 2.0])
+    vectors[6, 4:] = vectors[5, 4:] = vectors[3, 4:] = torch.tensor([1.0, float("nan"), 2.0])
     with soft.numbered(pad(ids), by_kind(vectors)) as numbered:
-        users, histories = numbered[:, -3], numbered[:, -2]
-    assert len(users.unique()) == 3 and (users == users[[0, 1, 2] * 3]).all()
-    assert histories[5] == histories[6] and len(histories.unique()) == 8
-    assert not set(users.tolist()) & set(histories.tolist()) and (users >= places.first + ITEMS).all()
+        rows = numbered[:, -2]
+    # Rows 3 and 6 have one user, row 5 another.
+    assert rows[3] == rows[6] != rows[5] and len(rows.unique()) == 8 and (rows >= places.first + ITEMS).all()
+    llm, places, soft = with_soft_tokens(llms("llama"), of=("user",))
+    ids, vectors = prompts(places)
+    with soft.numbered(pad(ids), by_kind(vectors)) as numbered:
+        assert len(numbered[:, -2].unique()) == 3 and (numbered[:, -2] == numbered[[0, 1, 2] * 3, -2]).all()
+
+
+@pytest.mark.parametrize("of", [("user",), ("history",), ("user", "history"), ("behaviours", "user", "history")])
+def test_at_first_a_soft_token_is_a_neutral_word_however_many_kinds_it_tells(of, llms):
+    _, places, soft = with_soft_tokens(llms("llama"), of=of, init="zero")
+    ids, vectors = prompts(places)
+    with torch.no_grad(), soft.numbered(pad(ids), by_kind(vectors)) as numbered:
+        found = soft_embeddings(soft, numbered[:, -2])
+    expected = AutoModelForCausalLM.from_pretrained(llms("llama")).get_input_embeddings()(torch.tensor([2]))
+    torch.testing.assert_close(found, expected.expand_as(found))
+
+
+def test_a_kind_more_changes_nothing_until_it_is_learned(llms):
+    """What was pretrained with one kind is taken by a run that has more."""
+    _, *one = with_soft_tokens(llms("llama"), of=("history",))
+    _, *both = with_soft_tokens(llms("llama"), of=("user", "history"), init="zero")
+    both[1].projectors["history"].load_state_dict(one[1].projectors["history"].state_dict())
+    found = []
+    for places, soft in (one, both):
+        ids, vectors = prompts(places)
+        with torch.no_grad(), soft.numbered(pad(ids), by_kind(vectors)) as numbered:
+            found.append(soft_embeddings(soft, numbered[:, -2]))
+    torch.testing.assert_close(*found)
 
 
 def test_gradients_reach_the_projectors_alone(llms):

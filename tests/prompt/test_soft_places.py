@@ -48,7 +48,7 @@ def test_what_a_template_does_not_print_has_no_place():
         text, marks = marked(layout, 1, shown)
         with pytest.raises(TemplateError, match=f"nothing of {missing}"):
             places.inserted([1, 2, 3], dict.fromkeys(marks, 2), 1, shown)
-    assert SoftPlaces(first=100, of=("history", "user")).inserted([1, 2, 3], {0: 2}, 1, [2, 3]) == [1, 2, 3, 100, 101]
+    assert SoftPlaces(first=100, of=("history", "user")).inserted([1, 2, 3], {0: 2}, 1, [2, 3]) == [1, 2, 3, 100]
     assert places.inserted([1, 2, 3], {0: 2, 1: 1, 2: 1}, 1, [2, 3]) == [1, 102, 103, 2, 101, 3]
 
 
