@@ -174,13 +174,15 @@ def _folder_of_atomic_files(dataset):
 
 def _misnamed(config, model):
     """Problems with keys of the form name.key: nothing would read them."""
-    names = compared_names()
-    here = set(names) or {model}
+    names, given = compared_names(), config.given_config_dict
+    # What is trained before the compared models may have keys of its own, too.
+    first = [value for key, value in given.items() if names and key.rpartition(".")[2] == "crm" and isinstance(value, str)]
+    here = (set(names) or {model}).union(first, (arguments.with_suffix(name)[0] for name in first))
     # A file, or another program's command line, may serve several models one after the other; that of our command is for this run.
     elsewhere = set() if names else model_names() | set(variant_files())
     of_this_run = of_command_line() or {}
     problems = []
-    for key in config.given_config_dict:
+    for key in given:
         name, dot, _ = key.rpartition(".")
         if dot and name not in here and (name not in elsewhere or key in of_this_run):
             what = "a compared model" if names else "the model of this run"
@@ -210,7 +212,7 @@ def _check(config, model, model_class):
     elif config.on_our_rows:
         problems += keys.check(settings)
     if not problems and ours and reads(model_class, "spa"):
-        problems += keys.check_rellax(settings) + keys.check_engine(settings)
+        problems += keys.check_shown(settings) + keys.check_rellax(settings) + keys.check_engine(settings)
     keys.refuse(problems)
     blind = not ours and not config.on_our_rows
     unread = [key for key in config.external_config_dict if key in KEYS and (blind or (ours and not reads(model_class, key)))]

@@ -299,11 +299,6 @@ def check(settings):
         revision = settings[f"{name}_revision"]
         if revision and (is_word(name, value) or Path(value).is_dir()):
             problems.append(f"{name}_revision: expected none with {name} {value!r}, which is not from the hub, found {revision!r}")
-    if rules.reads_both(settings) and settings["history_recent_size"] > settings["history_size"]:
-        problems.append(
-            f"history_recent_size: expected at most history_size ({settings['history_size']}) where prompts show both kinds of "
-            f"behaviours, found {settings['history_recent_size']!r}"
-        )
     if settings["history_size"] == 0 and rules.MEAN_EMBEDDING in (settings["history_fields"] or []):
         problems.append(
             "history_size: expected an integer of at least 1 with mean_embedding, the mean of so many behaviours, found 0"
@@ -316,6 +311,16 @@ def check(settings):
             f"found {settings['mini_hidden_size']!r}"
         )
     return problems
+
+
+def check_shown(settings):
+    """Check how many behaviours prompts show, where each key by itself can be used; arguments and result as for `check`."""
+    if not rules.reads_both(settings) or settings["history_recent_size"] <= settings["history_size"]:
+        return []
+    return [
+        f"history_recent_size: expected at most history_size ({settings['history_size']}) where prompts show both kinds of "
+        f"behaviours, found {settings['history_recent_size']!r}"
+    ]
 
 
 def check_rellax(settings):

@@ -315,7 +315,15 @@ def test_what_a_search_chose_is_written_with_its_trials(movies, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "sweep"), [("zero_shot", "history_size:0,3"), ("wording", None), ("few_shot", "train_shots:8,16"), ("numbers", None)]
+    ("name", "sweep"),
+    [
+        ("zero_shot", "history_size:0,3"),
+        ("wording", None),
+        ("few_shot", "train_shots:8,16"),
+        ("numbers", None),
+        ("rank", "lora_r:2,4"),
+        ("rellax", None),
+    ],
 )
 def test_tables_of_a_real_llm(name, sweep, movies, in_this_process, monkeypatch):
     """With a small LLM: every entry can be used, and a table goes where the page says."""

@@ -74,7 +74,7 @@ def test_the_tree_reads_past_a_number_that_no_row_has(movies):
     name, tiny = movies
     scores = []
     for more in (
-        {"history_fields": ["user_mean", "similar_mean"], "history_size": 0, "history_recent_size": 0},
+        {"history_fields": ["user_mean", "similar_mean"], "history_size": 0},
         {"history_fields": ["user_mean"]},
     ):
         config, dataset, (train, valid, test) = built("Tree", name, {**tiny, **SMALL, **more, "retrieval_encoder": "tfidf"})
@@ -97,7 +97,7 @@ def test_models_of_recbole_read_past_a_number_that_no_row_has(model, buckets, mo
         "history_buckets": buckets,
         "retrieval_encoder": "tfidf",
     }
-    result = run_recbole_rella(model, name, config_dict={**tiny, **more, "history_recent_size": 0, "load_col": None})
+    result = run_recbole_rella(model, name, config_dict={**tiny, **more, "load_col": None})
     assert 0 <= result["test_result"]["auc"] <= 1
 
 

@@ -406,6 +406,9 @@ def test_the_latest_behaviours_of_both_fit_into_the_history(movies):
             make_config("ReLLa", name, None, {**tiny, **sizes, **both})
         make_config("ReLLa", name, None, {**tiny, **both, "history_size": 4, "history_recent_size": 4})
     make_config("ReLLa", name, None, {**tiny, **sizes})
+    # The same data set's file for models that show no prompts.
+    for model, more in (("SIM", {}), ("Tree", {}), ("FM", {"history_fields": ["default"]})):
+        make_config(model, name, None, {**tiny, **more, "history_size": 1, "train_history": "both", "eval_history": "both"})
 
 
 def test_keys_of_a_mixture(movies):

@@ -63,7 +63,9 @@ def _first(experiment, run):
     found, settings = {}, run.settings
     if wants_stages({"crm": settings.get("crm")}):
         (entry,) = make_entries([settings["crm"]])
-        found["crm"] = make_run(experiment, entry, run.seed)
+        stage = make_run(experiment, entry, run.seed)
+        # A model that searches as ReLLa does (SIM) reads crm, too; it cannot stand on itself.
+        found["crm"] = replace(stage, settings={key: value for key, value in stage.settings.items() if key != "crm"})
     if is_word("adapter_from", settings.get("adapter_from")):
         # As ReLLa is tuned by itself, or as a data set's file has it, it may have another embedded LLM than the run: the adapters
         # would not fit.

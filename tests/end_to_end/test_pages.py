@@ -233,6 +233,6 @@ def test_command(command, llms, run):
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"test result.*'auc'", done.stderr), done.stderr[-3000:]
     if "--model=ReLLa" in command:
-        (folder,) = Path("saved").glob("ReLLa-*")
+        (folder,) = (path.parent for path in Path("saved").glob("**/ReLLa-*/metrics.json"))
         assert len(pd.read_csv(folder / "test_predictions.csv")) == (32 if "--model=ReLLa" in command else 95)
         assert yaml.safe_load((folder / "config.yaml").read_text())["dataset"] == "ml-100k"

@@ -70,6 +70,17 @@ def test_a_stage_that_fails_is_told(movies, llms, in_this_process):
     assert metrics["rows"]["train"] == 270  # the whole training split, whatever train_shots says
 
 
+def test_what_is_trained_first_does_not_search_by_itself(movies, llms, in_this_process):
+    """SIM searches by the same encoder as ReLLa, which is made of SIM; and shows no prompts, whose sizes may be any."""
+    name, tiny = movies
+    own = {**settings(tiny, llms("qwen2")), "spa": True, "spa_tokens": ["row"], "crm": "SIM", "SIM.epochs": 1}
+    mix = {"retrieval_encoder": "mix", "retrieval_mix_encoder": "tfidf", "SIM.sim_search": "semantic"}
+    metrics = run_stages("ReLLa", name, None, {**own, **mix, "history_size": 1, "history_recent_size": 1, "eval_history": "both"})
+    folders = {path.parent.name.split("-")[0]: read_run(path.parent).given for path in Path("runs").glob("*/*/metrics.json")}
+    assert folders["SIM"].get("crm") is None and Path(folders["ReLLa"]["crm"]).name.startswith("SIM-")
+    assert 0 <= metrics["test"]["auc"] <= 1
+
+
 def test_names_are_refused_where_nothing_is_trained_first(movies, llms):
     name, tiny = movies
     with pytest.raises(CrmError, match="found 'FM'. A model of that name is trained first"):
