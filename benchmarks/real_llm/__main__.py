@@ -53,10 +53,13 @@ TABLES = {
             "prompt_item": "{{ item.movie_title }}",
         },
     ),
-    # Which adapters, and where.
-    "rank": Table(("ReiT",), {"train_shots": 1024}, "lora_r:4,8,32"),
-    # Soft tokens and gates of a conventional model on top (ReLLaX).
-    "rellax": Table(("ReiT", "ReLLaX"), {"train_shots": 1024}),
+    # Which adapters.
+    "rank": Table(("numbers_alone",), {"train_shots": 1024, "train_batch_size": 16}, "lora_r:4,8,32"),
+    # A conventional model on top (SPA of ReLLaX), beside it and the best rivals on all training rows.
+    "rellax": Table(
+        ("numbers_alone", "numbers_row", "SIM+history", "LightGBM+history", "Tree"),
+        {"train_shots": 1024, "train_batch_size": 16, "tuned": True},
+    ),
 }
 
 
