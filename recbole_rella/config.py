@@ -177,7 +177,8 @@ def _misnamed(config, model):
     names, given = compared_names(), config.given_config_dict
     # What is trained before the compared models may have keys of its own, too.
     first = [value for key, value in given.items() if names and key.rpartition(".")[2] == "crm" and isinstance(value, str)]
-    here = (set(names) or {model}).union(first, (arguments.with_suffix(name)[0] for name in first))
+    here = {*(names or [model]), *first}
+    here |= {arguments.with_suffix(name)[0] for name in here}
     # A file, or another program's command line, may serve several models one after the other; that of our command is for this run.
     elsewhere = set() if names else model_names() | set(variant_files())
     of_this_run = of_command_line() or {}

@@ -89,8 +89,8 @@ class SoftTokens(BesideAdapters):
         self._sizes = {kind: len(history.mean) if kind == "history" else sizes[kind] for kind in OF_ROWS if kind in places.of}
         inputs = {kind: history.size if kind == "history" else size for kind, size in self._sizes.items()}
         # One of the sum's parts is neutral at first, the one that may have been pretrained (`take`); the others add nothing.
-        first = "history" if "history" in inputs else next(iter(inputs), None)
-        neutrals = {_ITEMS: of_item, first: of_row}
+        neutral_kind = "history" if "history" in inputs else next(iter(inputs), None)
+        neutrals = {_ITEMS: of_item, neutral_kind: of_row}
         self._items = 0
         if set(OF_ITEMS) & set(places.of):
             self.register_buffer("table", torch.from_numpy(items), persistent=False)
@@ -113,21 +113,19 @@ class SoftTokens(BesideAdapters):
         Yields:
             torch.Tensor: the prompts, in which the soft tokens of rows share an id where they share the vectors.
         """
-        told = [vectors[kind] for kind in self._sizes if kind in vectors]
-        with ONE_AT_A_TIME:
-            if not told or len(told) < len(self._sizes):
-                yield token_ids
-                return
-            different, which = different_rows(torch.cat(told, dim=1))
-            with self.one_each(different):
-                yield torch.where(token_ids == self._ends[0], self.first + self._items + which[:, None], token_ids)
+        different = None
+        if self._sizes and self._sizes.keys() <= vectors.keys():
+            different, which = different_rows(torch.cat([vectors[kind] for kind in self._sizes], dim=1))
+            token_ids = torch.where(token_ids == self._ends[0], self.first + self._items + which[:, None], token_ids)
+        with ONE_AT_A_TIME, self.one_each(different):
+            yield token_ids
 
     @contextmanager
     def one_each(self, vectors):
         """Within this context the ids from that of the first soft token of a row on stand for these vectors, one after the other.
 
         Args:
-            vectors (torch.Tensor): float32 [m, D], those of all kinds side by side.
+            vectors (torch.Tensor or None): float32 [m, D], those of all kinds side by side; None where prompts are told of none.
         """
         before, self._rows = self._rows, vectors
         try:

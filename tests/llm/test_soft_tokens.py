@@ -200,9 +200,13 @@ def test_saved_and_loaded(tmp_path, llms):
 
 
 def test_what_belongs_to_a_row_is_not_scored_without_its_vector(llms):
-    llm, places, _ = with_soft_tokens(llms("llama"))
+    llm, places, soft = with_soft_tokens(llms("llama"))
     with pytest.raises(SoftTokenError, match="numbered"):
         llm(torch.tensor([[1, places.first + ITEMS, 2]]))
+    # Nor by that of another prompt, for which the LLM is at work.
+    ids, vectors = prompts(places)
+    with soft.numbered(pad(ids), by_kind(vectors)), soft.numbered(pad(ids)), pytest.raises(SoftTokenError, match="numbered"):
+        llm(pad(ids))
     with pytest.raises(SoftTokenError, match="embedding of at most 4 tokens"):
         SoftTokens(
             llm, SoftPlaces(first=4, of=("history",)), "zero", {"item": 1, "row": 1}, None, {}, EncodedNumbers(HISTORY, numbers(9))
