@@ -19,6 +19,10 @@ from recbole_rella.given import command_line
 
 ENTRIES = Path(__file__).parent / "entries"
 _HISTORIES = ("recent", "retrieved", "both")
+_RETRIEVALS = (*_HISTORIES, "retrieved_minilm", "retrieved_llm")
+_LENGTHS = "history_size:0,5,10,15,20,30"
+# A third of the shipped wording's tokens: where many runs are to be made.
+_TITLES = {"prompt_profile": "", "prompt_item": "{{ item.movie_title }}"}
 _RIVALS = ("SIM", "FM+history", "DeepFM+history", "LightGBM+history", "Tree")
 
 
@@ -33,7 +37,8 @@ class Table:
 
 TABLES = {
     # K, the kind of history, and what retrieves. K = 0 is the same for all.
-    "zero_shot": Table((*_HISTORIES, "retrieved_minilm", "retrieved_llm"), {"epochs": 0}, "history_size:0,5,10,15,20,30"),
+    "zero_shot": Table(_RETRIEVALS, {"epochs": 0}, _LENGTHS),
+    "zero_shot_titles": Table(_RETRIEVALS, {"epochs": 0, **_TITLES}, _LENGTHS),
     # How much is the wording's: chosen on validation.
     "wording": Table(("recent", "recent_short", "recent_stars", "recent_paper", "recent_letters"), {"epochs": 0}),
     # ReLLa's claim: few shots are enough. Rivals that learn from the same shots have the same in their name's row.
@@ -49,16 +54,33 @@ TABLES = {
             "train_batch_size": 16,
             "history_size": 5,
             "history_recent_size": 2,
-            "prompt_profile": "",
-            "prompt_item": "{{ item.movie_title }}",
+            **_TITLES,
         },
     ),
     # Which adapters.
     "rank": Table(("numbers_alone",), {"train_shots": 1024, "train_batch_size": 16}, "lora_r:4,8,32"),
-    # A conventional model on top (SPA of ReLLaX), beside it and the best rivals on all training rows.
+    # A conventional model on top (SPA of ReLLaX), beside it and the best rivals on all training rows. Small batches are the LLM's:
+    # SIM+history keeps its own, as a rival and as what the soft token stands on.
     "rellax": Table(
         ("numbers_alone", "numbers_row", "SIM+history", "LightGBM+history", "Tree"),
-        {"train_shots": 1024, "train_batch_size": 16, "tuned": True},
+        {"train_shots": 1024, "tuned": True, "ReLLa.train_batch_size": 16},
+    ),
+    # ReLLaX as its authors have it, in words and three stages; one epoch for the last of them, as prompts cost time.
+    "rellax_stages": Table(
+        ("ReLLaX", "SIM"),
+        {
+            "train_shots": 1024,
+            "tuned": True,
+            "ReLLa.train_batch_size": 16,
+            "ReLLa.learning_rate": 0.0003,
+            "ReLLa.retrieval_encoder": "tfidf",
+            "ReLLa.train_history": "mixed",
+            "ReLLa.eval_history": "retrieved",
+            "ReLLa.history_size": 5,
+            **{f"ReLLa.{key}": value for key, value in _TITLES.items()},
+            "ReLLaX.learning_rate": 0.001,
+            "ReLLaX.epochs": 1,
+        },
     ),
 }
 
