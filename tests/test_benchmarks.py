@@ -318,11 +318,13 @@ def test_what_a_search_chose_is_written_with_its_trials(movies, monkeypatch):
     ("name", "sweep"),
     [
         ("zero_shot", "history_size:0,3"),
+        ("zero_shot_titles", "history_size:3,4"),
         ("wording", None),
         ("few_shot", "train_shots:8,16"),
         ("numbers", None),
         ("rank", "lora_r:2,4"),
         ("rellax", None),
+        ("rellax_stages", None),
     ],
 )
 def test_tables_of_a_real_llm(name, sweep, movies, in_this_process, monkeypatch):
@@ -342,6 +344,12 @@ def test_tables_of_a_real_llm(name, sweep, movies, in_this_process, monkeypatch)
 
 
 SLOW_RIVALS = ("DeepFM+history", "LightGBM+history", "SIM")
+
+
+@pytest.mark.parametrize("name", [name for name, table in real_llm.TABLES.items() if {"SIM", "Tree"} & set(table.entries)])
+def test_rivals_of_a_real_llm_keep_their_own_steps(name):
+    """Small batches and its learning rate are the LLM's, and not those of what it is compared with or stands on."""
+    assert not {"train_batch_size", "learning_rate", "epochs"} & set(real_llm.TABLES[name].settings)
 
 
 def test_entries_of_a_real_llm_say_nothing_that_they_do_not_need():
