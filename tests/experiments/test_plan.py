@@ -346,8 +346,9 @@ def test_what_was_chosen_for_an_entry_gives_way_to_what_is_given(movies, tmp_pat
     monkeypatch.setattr("recbole_rella.experiments.plan.tuned_file", lambda label, dataset: tmp_path / f"{label}.yaml")
     (tmp_path / "FM.yaml").write_text("embedding_size: 7\nweight_decay: 0.5\n")
     (tmp_path / "FM+history.yaml").write_text("embedding_size: 9\nlearning_rate: 0.25\n")
+    (tmp_path / "ReLLa.yaml").write_text("lora_r: 11\n")
     name, tiny = movies
-    entries = make_entries(["FM", "FM+history", "DeepFM"])
+    entries = make_entries(["FM", "FM+history", "DeepFM", "ReLLa", "as_shipped"])
 
     def of_table(tuned):
         given = {**tiny, "tuned": tuned, "learning_rate": 0.01, "FM+history.weight_decay": 0.125}
@@ -359,6 +360,7 @@ def test_what_was_chosen_for_an_entry_gives_way_to_what_is_given(movies, tmp_pat
     own = found["FM+history"]
     assert (own["embedding_size"], own["weight_decay"], own["learning_rate"]) == (9, 0.125, 0.01)
     assert "embedding_size" not in found["DeepFM"] and not any("tuned" in own for own in found.values())
+    assert found["ReLLa"]["lora_r"] == 11 and found["as_shipped"] == of_table(False)["ReLLa"]
     assert not any("embedding_size" in own for own in of_table(False).values())
 
 
