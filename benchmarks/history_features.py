@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed.measure import in_turn, machine
-from recbole_rella.data.history import history_names
 from recbole_rella.files import write_json, write_text
-from recbole_rella.key_rules import DEFAULT_HISTORY
+from recbole_rella.key_rules import DEFAULT_HISTORY, history_names
 from recbole_rella.retrieval.taste import Taste, taste_arrays
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.history import TEST, TRAIN, VALID, Histories, Rows

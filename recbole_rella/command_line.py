@@ -149,13 +149,26 @@ def _several(command):
 def _sweep(command):
     from recbole_rella.experiments.sweep import run_sweep
 
-    return run_sweep(command.flags.sweep, **_several(command))
+    curves, folder = run_sweep(command.flags.sweep, **_several(command))
+    _refuse_failed(curves["failed"], folder)
+    return curves, folder
 
 
 def _compare(command):
     from recbole_rella.experiments.side_by_side import run_side_by_side
 
-    return run_side_by_side(**_several(command))
+    table, runs, folder = run_side_by_side(**_several(command))
+    _refuse_failed(runs["test AUC"].isna(), folder)
+    return table, runs, folder
+
+
+def _refuse_failed(failed, folder):
+    """End with an error where runs failed, so that a script or a queue knows; their table is written."""
+    if count := int(failed.sum()):
+        raise CommandError(
+            f"Expected every run to end, found {count} that failed: the table in {folder} says why (note), and their logs more. "
+            "The same command runs them again, and no others."
+        )
 
 
 def _tuned(command, given):
@@ -177,14 +190,15 @@ def _tuned(command, given):
 def _run(command):
     from recbole_rella.experiments.stages import run_stages, wants_stages
     from recbole_rella.files import read_yaml
+    from recbole_rella.given import checked_files
     from recbole_rella.quick_start import run_recbole_rella
     from recbole_rella.run_folder import CONFIG, read_run
 
     given = _on_data(command)
-    given["config_file_list"] = _tuned(command, given) or None
     named = {key: arguments.read_value(key, command.keys[key]) for key in ("crm", "adapter_from") if key in command.keys}
-    if any(map(wants_stages, [named, *(read_yaml(file) for file in command.files if Path(file).is_file())])):
-        return run_stages(**given)
+    if any(map(wants_stages, [named, *map(read_yaml, checked_files(command.files) or [])])):
+        return run_stages(**given)  # what was chosen for each, where --tuned=True asks for it, is for it alone
+    given["config_file_list"] = _tuned(command, given) or None
     folder = _read(command, "resume_from", None)
     if folder:
         run = read_run(folder)

@@ -20,6 +20,7 @@ from recbole_rella import arguments, keys
 from recbole_rella.errors import RellaError
 from recbole_rella.files import read_yaml
 from recbole_rella.given import compared_names, of_command_line, usable
+from recbole_rella.key_rules import DEFAULT_HISTORY, names_a_run
 from recbole_rella.keys import KEYS, ConfigError, affecting, is_word
 from recbole_rella.shipped import properties_folder, variant_files
 
@@ -66,6 +67,22 @@ def reads(model_class, key):
     if own is not None:
         return key in own or key in affecting("rows")
     return is_ours(model_class) and (not KEYS[key].of or bool(_names(model_class) & set(KEYS[key].of)))
+
+
+def read_keys(model_class, settings):
+    """Our keys that mean something to a model of ours under some settings: what its history features are made of, too.
+
+    Args:
+        model_class (type): of the model.
+        settings (Mapping): as for `history_keys`.
+
+    Returns:
+        set of str: the keys.
+    """
+    found = {key for key in KEYS if reads(model_class, key)}
+    if "history_fields" in found:
+        found |= set(keys.history_keys({**settings, "history_fields": settings["history_fields"] or [DEFAULT_HISTORY]}))
+    return found
 
 
 def _names(model_class):
@@ -175,9 +192,9 @@ def _folder_of_atomic_files(dataset):
 def _misnamed(config, model):
     """Problems with keys of the form name.key: nothing would read them."""
     names, given = compared_names(), config.given_config_dict
-    # What is trained before the compared models may have keys of its own, too.
+    # What is trained before the compared models may have keys of its own, too: under its own name, also where it is imported.
     first = [value for key, value in given.items() if names and key.rpartition(".")[2] == "crm" and isinstance(value, str)]
-    here = {*(names or [model]), *first}
+    here = {*(names or [model]), *(name.rpartition(".")[2] for name in first if not names_a_run(name))}
     here |= {arguments.with_suffix(name)[0] for name in here}
     # A file, or another program's command line, may serve several models one after the other; that of our command is for this run.
     elsewhere = set() if names else model_names() | set(variant_files())
@@ -216,7 +233,8 @@ def _check(config, model, model_class):
         problems += keys.check_shown(settings) + keys.check_rellax(settings) + keys.check_engine(settings)
     keys.refuse(problems)
     blind = not ours and not config.on_our_rows
-    unread = [key for key in config.external_config_dict if key in KEYS and (blind or (ours and not reads(model_class, key)))]
+    read = set() if blind else read_keys(model_class, settings) if ours else set(KEYS)
+    unread = [key for key in config.external_config_dict if key in KEYS and key not in read]
     if unread and not compared_names():
         logger.warning("%s does not read these keys of other models, and they change nothing: %s", model, unread)
     if others:

@@ -149,6 +149,25 @@ HISTORY_NUMBERS = (
     *("similar_mean", "similar_residual", "alike_residual", "tracked_residual", "tracked_label"),
 )
 DEFAULT_HISTORY, MEAN_EMBEDDING = "default", "mean_embedding"
+# The number that is made of times themselves, not of their order.
+DAYS_SINCE_LAST = "days_since_last"
+
+
+def history_names(given, category, timed=True):
+    """The numbers that a setting asks for.
+
+    Args:
+        given (list of str or None): history_fields.
+        category (str or None): the item field of categories.
+        timed (bool): whether the rows have times.
+
+    Returns:
+        tuple of str: in the order given, each once; `default` stands for all that there are.
+    """
+    default = [name for name in HISTORY_NUMBERS if timed or name != DAYS_SINCE_LAST]
+    default += [f"same_{category}_{of}" for of in ("mean", "residual", "count")] if category else []
+    names = [name for word in given or () for name in (default if word == DEFAULT_HISTORY else [word])]
+    return tuple(name for name in dict.fromkeys(names) if name != MEAN_EMBEDDING)
 
 
 def same_field(name):

@@ -168,6 +168,30 @@ def affecting(*what):
     return tuple(name for name, key in KEYS.items() if set(what) & set(key.affects))
 
 
+def history_keys(settings):
+    """The keys of ours of which history features are made.
+
+    Args:
+        settings (Mapping): history_fields, retrieval_encoder, retrieval_mix_encoder and llm.
+
+    Returns:
+        tuple of str: none where there are no features.
+    """
+    given = settings["history_fields"]
+    if not given:
+        return ()
+    # Values of same_<field>_* are those that prompt_words makes of the file's.
+    keys = ["history_fields", "history_buckets", "category_field", "prompt_words", "cache_dir"]
+    if rules.MEAN_EMBEDDING in given:
+        keys += ["history_size"]
+    if any(name.startswith("similar_") for name in rules.history_names(given, None)):
+        # An item of an empty sentence is compared by its name.
+        keys += [*affecting("retrieval"), "prompt_item", "prompt_noun"]
+        if rules.text_encoder(settings) == "llm":
+            keys += [*affecting("llm"), *(affecting("mini") if settings["llm"] == "mini" else ())]
+    return tuple(dict.fromkeys(keys))
+
+
 def paths():
     """The keys that hold paths, but for RecBole's."""
     return tuple(name for name, key in KEYS.items() if key.is_path)

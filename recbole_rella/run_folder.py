@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_rella.config import chat_template, is_ours, reads, training_keys
+from recbole_rella.config import chat_template, is_ours, read_keys, training_keys
 from recbole_rella.errors import RellaError
 from recbole_rella.files import read_yaml, replacing, write_json, write_text, write_yaml
 from recbole_rella.given import absolute
@@ -337,7 +337,8 @@ def begin_run(folder, config, assembly=None, identities=None):
     values.update(model=model_name(config), dataset=config["dataset"], resume_from=None, allow_changed=[])
     values = absolute(values)
     if is_ours(config.model_class):
-        values = {key: value for key, value in values.items() if key not in KEYS or reads(config.model_class, key)}
+        read = read_keys(config.model_class, values)
+        values = {key: value for key, value in values.items() if key not in KEYS or key in read}
     if assembly is not None:
         # On another device `auto` could be another dtype, and the scores others.
         values["llm_dtype"] = str(assembly.backbone.dtype).removeprefix("torch.")

@@ -7,6 +7,7 @@ import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from hypothesis import given
@@ -18,7 +19,7 @@ from recbole_rella.arguments import WAYS, CommandError, flags, keys_among, parse
 from recbole_rella.config import _recbole_keys
 from recbole_rella.errors import RellaError
 from recbole_rella.key_docs import key_texts
-from recbole_rella.keys import KEYS
+from recbole_rella.keys import KEYS, ConfigError
 
 ROOT = Path(__file__).parents[1]
 RECBOLE = sorted({*dataset_arguments, *evaluation_arguments, *general_arguments, *training_arguments, *_recbole_keys()})
@@ -348,12 +349,50 @@ def test_the_model_of_a_file_is_compared(own, monkeypatch):
     from recbole_rella.experiments import side_by_side, sweep
 
     Path("sim.yaml").write_text("model: SIM\n")
-    for module, name in ((side_by_side, "run_side_by_side"), (sweep, "run_sweep")):
-        monkeypatch.setattr(module, name, lambda *_, **given: given["models"])
+    done = pd.DataFrame({"test AUC": [0.5], "failed": [0]})
+    monkeypatch.setattr(side_by_side, "run_side_by_side", lambda **given: (given["models"], done, "folder"))
+    monkeypatch.setattr(sweep, "run_sweep", lambda _, **given: (done.assign(models=given["models"]), "folder"))
+
+    def compared(*words):
+        found = command_line.main([f"--dataset={own}", *words])[0]
+        return found if isinstance(found, list) else list(found["models"])
+
     for words in (["--seeds=1,2"], ["--sweep=sim_size:1,2"]):
-        assert command_line.main([f"--dataset={own}", "--config_files=sim.yaml", *words]) == ["SIM"]
-        assert command_line.main([f"--dataset={own}", "--model=FM", "--config_files=sim.yaml", *words]) == ["FM"]
-        assert command_line.main([f"--dataset={own}", "--config_files=own.yaml", *words]) == ["ReLLa"]
+        assert compared("--config_files=sim.yaml", *words) == ["SIM"]
+        assert compared("--model=FM", "--config_files=sim.yaml", *words) == ["FM"]
+        assert compared("--config_files=own.yaml", *words) == ["ReLLa"]
+
+
+@pytest.mark.parametrize("words", [["--model=FM,Bias"], ["--model=FM", "--sweep=dropout_prob:0.1"]])
+def test_a_command_whose_runs_failed_ends_with_an_error(words, own, in_this_process):
+    """A script or a queue would take it for done; the table is written all the same."""
+    folder = ["--output_folder=results", "--FM.embedding_size=-1"]
+    with pytest.raises(CommandError, match="Expected every run to end, found 1 that failed: the table in results says why"):
+        command_line.main([*words, f"--dataset={own}", "--config_files=own.yaml", *folder])
+    assert any("note" in path.read_text() for path in Path("results").glob("*.csv"))
+
+
+def test_files_of_a_run_are_checked_and_found_in_the_home_folder(own, tmp_path, monkeypatch):
+    """Before they are asked whether they name what is trained first."""
+    from recbole_rella.experiments import stages
+
+    for text, message in (("- 1", "found a list"), ("a: b: c", "expected YAML"), ("\xe9", "expected text in UTF-8")):
+        Path("bad.yaml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(ConfigError, match=message):
+            command_line.main(["--model=ReLLa", f"--dataset={own}", "--config_files=bad.yaml"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "staged.yaml").write_text("crm: FM\n")
+    monkeypatch.setattr(stages, "run_stages", lambda **given: given["config_file_list"])
+    assert command_line.main(["--model=ReLLa", f"--dataset={own}", "--config_files=~/staged.yaml"]) == ["~/staged.yaml"]
+
+
+def test_what_was_chosen_for_one_stage_is_not_for_another(monkeypatch):
+    """--tuned=True: each model has its own."""
+    from recbole_rella.experiments import stages
+
+    monkeypatch.setattr(stages, "run_stages", lambda **given: given["config_file_list"])
+    words = ["--model=ReLLa", "--dataset=ml-100k", "--tuned=True", "--crm=SIM", "--spa=True"]
+    assert command_line.main(words) is None
 
 
 @pytest.mark.slow

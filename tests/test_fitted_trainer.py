@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import written_predictions
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -67,6 +68,25 @@ def test_the_tree_reads_what_mixed_retrieval_finds(movies):
         for encoder in ("mix", "tfidf")
     ]
     assert runs[0]["best_valid_result"] != runs[1]["best_valid_result"]
+
+
+def test_the_folder_of_a_tree_holds_all_that_its_numbers_are_made_of(movies, caplog):
+    """Keys of retrieval count where it reads similar_*, and are neither left out nor said to change nothing."""
+    name, tiny = movies
+    of_numbers = {"history_fields": ["similar_mean"], "retrieval_encoder": "tfidf", "retrieval_sentence": "{{ item.movie_title }}"}
+    found = []
+    for size in (4, 1):
+        own = {**tiny, **SMALL, **of_numbers, "history_size": size, "run_folder": f"size{size}"}
+        run_recbole_rella("Tree", name, config_dict=own)
+        run_recbole_rella("Tree", config_file_list=[f"size{size}/config.yaml"], config_dict={"run_folder": f"again{size}"})
+        found.append([pd.read_csv(f"{folder}{size}/test_predictions.csv")["score"] for folder in ("size", "again")])
+    for own, again in found:
+        np.testing.assert_array_equal(own, again)
+    assert (found[0][0] != found[1][0]).any()
+    for key in ("retrieval_sentence", "run_folder"):
+        assert not [record for record in caplog.records if f"'{key}'" in record.getMessage()], key
+    run_recbole_rella("Tree", name, config_dict={**tiny, **SMALL, **of_numbers, "history_fields": ["user_mean"]})
+    assert [record for record in caplog.records if "'retrieval_sentence'" in record.getMessage()]
 
 
 def test_the_tree_reads_past_a_number_that_no_row_has(movies):

@@ -1,61 +1,17 @@
-"""Which history features a configuration asks for, and how they are made of a data set. rows/features.py works them out."""
+"""How the history features that a configuration asks for are made of a data set. rows/features.py works them out."""
 
 from recbole_rella.config import cache_folder
 from recbole_rella.errors import RellaError
 from recbole_rella.files import cached_arrays
-from recbole_rella.key_rules import DEFAULT_HISTORY, HISTORY_NUMBERS, MEAN_EMBEDDING, same_field, text_encoder
-from recbole_rella.keys import affecting
+from recbole_rella.key_rules import DAYS_SINCE_LAST, same_field
 from recbole_rella.retrieval.rated_alike import RatedAlike, alike_arrays
 from recbole_rella.retrieval.taste import Taste, taste_arrays
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.item_statistics import ItemStatistics, answers_of, training_rows
 
-# The number that is made of times themselves, not of their order.
-_OF_TIME = "days_since_last"
-
 
 class HistoryError(RellaError):
     """The rows do not have what a history feature is made of."""
-
-
-def history_names(given, category, timed=True):
-    """The numbers that a setting asks for.
-
-    Args:
-        given (list of str or None): history_fields.
-        category (str or None): the item field of categories.
-        timed (bool): whether the rows have times.
-
-    Returns:
-        tuple of str: in the order given, each once; `default` stands for all that there are.
-    """
-    default = [name for name in HISTORY_NUMBERS if timed or name != _OF_TIME]
-    default += [f"same_{category}_{of}" for of in ("mean", "residual", "count")] if category else []
-    names = [name for word in given or () for name in (default if word == DEFAULT_HISTORY else [word])]
-    return tuple(name for name in dict.fromkeys(names) if name != MEAN_EMBEDDING)
-
-
-def history_keys(settings):
-    """The keys of ours by which a model of RecBole gets its history features: others mean nothing to it.
-
-    Args:
-        settings (Mapping): history_fields, retrieval_encoder, retrieval_mix_encoder and llm.
-
-    Returns:
-        tuple of str: none where it gets no features.
-    """
-    given = settings["history_fields"]
-    if not given:
-        return ()
-    keys = ["history_fields", "history_buckets", "category_field", "cache_dir"]
-    if MEAN_EMBEDDING in given:
-        keys += ["history_size"]
-    if any(name.startswith("similar_") for name in history_names(given, None)):
-        # An item of an empty sentence is compared by its name.
-        keys += [*affecting("retrieval"), "prompt_item", "prompt_noun"]
-        if text_encoder(settings) == "llm":
-            keys += [*affecting("llm"), *(affecting("mini") if settings["llm"] == "mini" else ())]
-    return tuple(dict.fromkeys(keys))
 
 
 def history_features(dataset, names, retriever=None, asked_by="history_fields"):
@@ -78,10 +34,10 @@ def history_features(dataset, names, retriever=None, asked_by="history_fields"):
             f"{asked_by}: expected rows with a rating or a label, found neither in {dataset.dataset_name}; name the columns in "
             "RATING_FIELD or LABEL_FIELD and load_col."
         )
-    if _OF_TIME in names and not dataset.rows.timed:
+    if DAYS_SINCE_LAST in names and not dataset.rows.timed:
         raise HistoryError(
-            f"{asked_by}: expected no {_OF_TIME} of rows without times, which stand in a random order (history_shuffle_seed), "
-            "found it; leave it out, or name the times in TIME_FIELD."
+            f"{asked_by}: expected no {DAYS_SINCE_LAST} of rows without times, which stand in a random order "
+            "(history_shuffle_seed), found it; leave it out, or name the times in TIME_FIELD."
         )
     rows, fields = dataset.rows, [field for field in dict.fromkeys(map(same_field, names)) if field]
     loaded = dataset.words["item"].table

@@ -13,9 +13,9 @@ import torch
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_rella.config import cache_folder
-from recbole_rella.data.history import cached_numbers, history_features, history_names
+from recbole_rella.data.history import cached_numbers, history_features
 from recbole_rella.data.materials import item_space_without_prompts
-from recbole_rella.key_rules import MEAN_EMBEDDING
+from recbole_rella.key_rules import MEAN_EMBEDDING, history_names
 from recbole_rella.retrieval.retriever import Retriever
 from recbole_rella.rows.fields import HISTORY_ANSWERS, HISTORY_ITEMS, ROW_ID, history_column
 from recbole_rella.rows.item_statistics import answers_of

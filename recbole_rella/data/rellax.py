@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from recbole_rella.data.crm import CrmError, RowVectors, read_crm, standardized
-from recbole_rella.data.history import history_features, history_names
-from recbole_rella.key_rules import names_a_run, text_encoder
+from recbole_rella.data.history import history_features
+from recbole_rella.key_rules import history_names, names_a_run, text_encoder
 from recbole_rella.llm.cflora import Gates
 from recbole_rella.llm.rellax import EncodedNumbers, Rellax
 from recbole_rella.llm.soft_tokens import SoftTokenError, SoftTokens
@@ -29,8 +29,8 @@ def conventional_model(config, dataset):
     Raises:
         CrmError: as `read_crm`; or it has no vectors of users, which a soft token wants.
     """
-    wanted = _wanted(config)
-    if not {*OF_ITEMS, "user", "row"} & wanted:
+    kinds = wanted(config)
+    if not {*OF_ITEMS, "user", "row"} & kinds:
         return None
     if not names_a_run(config["crm"]):
         raise CrmError(
@@ -38,22 +38,27 @@ def conventional_model(config, dataset):
             "ReLLa is run by the command, by run_stages or side by side."
         )
     crm, rows, pool = read_crm(config["crm"], dataset), dataset.rows, dataset.pool
-    if "user" in wanted and crm.users is None:
+    if "user" in kinds and crm.users is None:
         raise CrmError(
             f"crm: expected a model with vectors of users, as spa_tokens or cflora_input has user; {crm.model} has none."
         )
-    if "row" in wanted and crm.rows is None:
-        raise CrmError(
-            f"crm: expected a model with representations of rows, as spa_tokens or cflora_input has row, found {crm.model}, which "
-            "has none (SIM has)."
-        )
+    if "row" in kinds and crm.rows is None:
+        raise no_rows(crm.model)
     users = None if crm.users is None else _of_trained(crm.users, rows.user[pool])
     return crm.with_vectors(_of_trained(crm.items, rows.item[pool]), users)
 
 
-def _wanted(config):
-    """The kinds of vectors that soft tokens and gates are made of."""
+def wanted(config):
+    """The kinds of vectors of which a configuration's soft tokens and gates are made, set of str."""
     return {*(config["spa_tokens"] if config["spa"] else ()), *([config["cflora_input"]] if config["cflora"] else ())}
+
+
+def no_rows(model):
+    """The error of a conventional model, by name, from which `row` cannot be made, CrmError."""
+    return CrmError(
+        f"crm: expected a model with representations of rows (row_vectors), as spa_tokens or cflora_input has row, found {model}, "
+        "which has none (SIM has)."
+    )
 
 
 def _of_trained(vectors, trained):
@@ -76,14 +81,14 @@ def soft_places(config, dataset, crm, vocabulary):
     Returns:
         SoftPlaces or None: None where there are neither; numbers of histories are a source that comes later (`history_numbers`).
     """
-    wanted, sources = _wanted(config), {}
-    if not wanted:
+    kinds, sources = wanted(config), {}
+    if not kinds:
         return None
     of = tuple(config["spa_tokens"]) if config["spa"] else ()
-    if "user" in wanted:
+    if "user" in kinds:
         sources["user"] = UserVectors(crm.users, dataset.rows.user)
     with_items = set(OF_ITEMS) & set(of)
-    if "row" in wanted:
+    if "row" in kinds:
         sources["row"] = RowVectors(crm)
     items = len(crm.items) if with_items else 0
     gate = config["cflora_input"] if config["cflora"] else None
@@ -92,7 +97,7 @@ def soft_places(config, dataset, crm, vocabulary):
 
 def _names(config, dataset):
     """The numbers of histories that soft tokens or gates are made of, tuple of str."""
-    if "history" not in _wanted(config):
+    if "history" not in wanted(config):
         return ()
     return history_names(config["history_fields"], dataset.category_field(), dataset.rows.timed)
 
@@ -120,7 +125,7 @@ def history_numbers(config, dataset):
     Returns:
         HistoryFeatures or None: None where there are none.
     """
-    if "history" not in _wanted(config):
+    if "history" not in wanted(config):
         return None
     return history_features(dataset, history_names(config["history_fields"], dataset.category_field(), dataset.rows.timed))
 

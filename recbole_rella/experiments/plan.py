@@ -16,16 +16,16 @@ from pathlib import Path
 from recbole.utils import ModelType
 
 from recbole_rella.arguments import flags, is_variant, with_suffix
-from recbole_rella.config import RUN_ALONE, data_keys, default_files, is_ours, is_rella, reads, refuse_unknown
-from recbole_rella.data.history import history_keys
+from recbole_rella.config import RUN_ALONE, data_keys, default_files, is_ours, is_rella, read_keys, reads, refuse_unknown
 from recbole_rella.data.same_rows import learns_from_labels, reads_history_fields
 from recbole_rella.files import fingerprint, read_yaml
 from recbole_rella.given import absolute, checked_files, compared, no_command_line, usable
-from recbole_rella.keys import KEYS, affecting, is_word, paths, refuse
+from recbole_rella.key_rules import MIXED
+from recbole_rella.keys import KEYS, affecting, history_keys, is_word, paths, refuse
 from recbole_rella.llm.gguf_file import is_gguf
 from recbole_rella.model.fitted_at_once import FittedAtOnce
 from recbole_rella.quick_start import ModelError, find_model, make_config
-from recbole_rella.run_folder import fits_yaml
+from recbole_rella.run_folder import ADAPTER, CONFIG, IDENTITY, LLM, VECTORS, fits_yaml
 from recbole_rella.shipped import shipped_templates, tuned_file, variant_files
 from recbole_rella.version import VERSION
 
@@ -39,6 +39,11 @@ class Entry:
     model: str
     own: dict
     swept: dict = field(default_factory=dict)
+
+    @property
+    def name(self):
+        """The label without what a sweep adds to it."""
+        return self.label.split(" (")[0]
 
     @property
     def model_class(self):
@@ -112,21 +117,26 @@ def _contents(settings):
         if is_word(key, settings[key]):
             continue
         if path.is_file():
-            found[key] = _stamp(path) if is_gguf(path) else path.read_text(encoding="utf-8")
+            found[key] = _stamp(path, path.name) if is_gguf(path) else path.read_text(encoding="utf-8")
         elif path.is_dir():
             found[key] = stamps(path)
     return found
 
 
 def stamps(folder):
-    """Names, sizes and times of the files in a folder (none, if it is not there): a cheap identity of large files."""
-    if not Path(folder).is_dir():
-        return []
-    return [_stamp(path) for path in sorted(Path(folder).iterdir()) if path.is_file()]
+    """Names, sizes and times of the files in a folder (none, if it is not there): a cheap identity of large files.
+
+    Of a run's folder they are those that other runs read: its report and diagnosis may be written again.
+    """
+    folder = Path(folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    if (folder / CONFIG).is_file():
+        files = [path for path in files if path.relative_to(folder).parts[0] in (CONFIG, IDENTITY, ADAPTER, VECTORS, LLM)]
+    return [_stamp(path, str(path.relative_to(folder))) for path in files]
 
 
-def _stamp(path):
-    return path.name, path.stat().st_size, path.stat().st_mtime_ns
+def _stamp(path, name):
+    return name, path.stat().st_size, path.stat().st_mtime_ns
 
 
 # What may follow the name of a model, and the settings that it stands for.
@@ -152,6 +162,11 @@ def tuned_settings(label, dataset):
     """What was chosen on validation for an entry on a data set (properties/tuned), dict; empty where nothing was."""
     path = tuned_file(label, dataset)
     return read_yaml(path) if path.is_file() else {}
+
+
+def _chosen(entry, base, tuned_as=None):
+    """What was chosen for an entry, or for the label that it is tuned as, where `tuned` asks for it, dict."""
+    return tuned_settings(tuned_as or entry.name, base["dataset"]) if base["tuned"] else {}
 
 
 def with_bias(entries):
@@ -200,15 +215,24 @@ def make_entries(names):
     return entries
 
 
-def with_each_history(entries, given):
-    """For a sweep: ReLLa with retrieved behaviours (as it is), with recent ones and with both, unless settings choose already."""
-    expanded = []
+def with_each_history(entries, base, swept):
+    """For a sweep: ReLLa with retrieved behaviours (and ReiT), with recent ones and with both, unless settings choose already.
+
+    Args:
+        entries (list of Entry): the models.
+        base (recbole.config.Config): with all that the user gave for them.
+        swept (str): the key.
+
+    Returns:
+        list of Entry: more than before, or as many.
+    """
+    expanded, given = [], {**base.given_config_dict, swept: None}
     for entry in entries:
-        own = {**given, **entry.own, **_named(entry, given)}
+        own = {**_chosen(entry, base), **given, **entry.own, **_named(entry, given)}
         if entry.is_rella and not {"train_history", "eval_history"} & set(own):
-            expanded.append(Entry(f"{entry.label} (retrieved)", entry.model, entry.own))
-            for kind in ("recent", "both"):
-                chosen = {**entry.own, "train_history": kind, "eval_history": kind}
+            # Said, not left to defaults: the file of a data set may have others.
+            for kind, trained in (("retrieved", MIXED), ("recent", "recent"), ("both", "both")):
+                chosen = {**entry.own, "train_history": trained, "eval_history": kind}
                 expanded.append(Entry(f"{entry.label} ({kind})", entry.model, chosen))
         else:
             expanded.append(entry)
@@ -241,6 +265,36 @@ def check_settings(entries, base):
             refuse_unknown({**entry.own, **entry.swept}, config)
 
 
+# What a model makes of the columns and the batches that it gets, and which of its epochs counts.
+_OF_A_MODEL = {
+    *("eval_batch_size", "valid_metric", "valid_metric_bigger", "preload_weight"),
+    *("numerical_features", "discretization", "normalize_field", "normalize_all"),
+    *("MAX_ITEM_LIST_LENGTH", "ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "POSITION_FIELD"),
+}
+
+
+def of_rows():
+    """The keys that decide on the rows, which are the same for every model, set of str."""
+    return {*data_keys(), *affecting("rows"), "seed"}
+
+
+def _refuse_of_rows(entries, given):
+    """Refuse keys of the rows that are said of one model among several: they would change nothing, or change the rows of all.
+
+    Raises:
+        ConfigError: names them.
+    """
+    shared = of_rows() - _OF_A_MODEL
+    said = [(f"{entry.label}: {key}", key) for entry in entries for key in entry.own]
+    said += [(key, key.rpartition(".")[2]) for key in given if "." in key]
+    refuse(
+        f"{where}: expected {key} to be given for all models (--{key}=..., or in a file of --config_files), as it decides on the "
+        "rows, which are the same for each; found it for one"
+        for where, key in said
+        if key in shared
+    )
+
+
 def refuse_of_one_run(given):
     """Refuse keys that name what belongs to one run, where a command makes several.
 
@@ -270,16 +324,20 @@ def make_base(entries, dataset, config_file_list, config_dict):
     Raises:
         ConfigError: before anything is read.
     """
-    first = [entry.own["crm"] for entry in entries if entry.own.get("crm")]  # what is trained before them has keys of its own, too
+    # What is trained before them has keys of its own, too.
+    first = [name for entry in entries if entry.own.get("crm") for name in _names(Entry("", entry.own["crm"], {}))]
     with compared([*first, *(name for entry in entries for name in _names(entry))]):
         base = make_config("ReLLa", dataset, config_file_list, config_dict)
-    refuse_of_one_run(key for key, value in base.given_config_dict.items() if value is not None)
+    given = base.given_config_dict
+    refuse_of_one_run(key for key, value in given.items() if value is not None)
+    refuse_of_one_run(key for entry in entries for key in entry.own)
+    _refuse_of_rows(entries, given)
     return base
 
 
 def _names(entry):
     """What may stand before the dot for an entry: the model's name first, as a variant's own name says more."""
-    return list(dict.fromkeys([entry.model.rpartition(".")[2], entry.label.split(" (")[0], entry.label]))
+    return list(dict.fromkeys([entry.model.rpartition(".")[2], entry.name, entry.label]))
 
 
 def _named(entry, given):
@@ -308,13 +366,13 @@ def settings_of(entry, base, seed, split_file, tuned_as=None):
     common = {key: value for key, value in given.items() if "." not in key and key not in flags()} | entry.swept
     for key in ("train_shots_for", "with_bias", "tuned"):  # what they say is done here
         common.pop(key, None)
-    chosen = tuned_settings(tuned_as or entry.label, base["dataset"]) if base["tuned"] else {}
+    chosen = _chosen(entry, base, tuned_as)
     read = {key for key in KEYS if entry.reads(key)}
     if entry.reads_history_fields:
         asked = {key: base[key] for key in ("retrieval_encoder", "retrieval_mix_encoder", "llm")} | {"history_fields": None}
         asked |= common | entry.own | named | entry.swept
-        asked["history_fields"] = usable("history_fields", asked["history_fields"]) or (["default"] if entry.is_ours else None)
-        read |= set(history_keys(asked))
+        asked["history_fields"] = usable("history_fields", asked["history_fields"])
+        read |= read_keys(entry.model_class, asked) if entry.is_ours else set(history_keys(asked))
     common = {key: value for key, value in common.items() if key not in KEYS or key in read}
     if entry.is_rella:
         common["beside"] = []

@@ -166,7 +166,7 @@ def run_all(experiment, runs, report):
 def heading(experiment, seeds, title):
     """What stands above every table: the data, the rows, and how to read it."""
     split, labels = experiment.split, [entry.label for entry in experiment.entries]
-    chosen = [label for label in labels if tuned_settings(label, experiment.base["dataset"])] if experiment.base["tuned"] else []
+    chosen = [label for label in labels if experiment.base["tuned"] and tuned_settings(label, experiment.base["dataset"])]
     others = ", ".join(label for label in labels if label not in chosen)
     return (
         f"# {title}\n\n"

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from recbole_rella import processes
+from recbole_rella.data.rellax import no_rows, wanted
 from recbole_rella.errors import RellaError
-from recbole_rella.experiments.plan import Entry, make_entries, make_run
+from recbole_rella.experiments.plan import Entry, make_entries, make_run, of_rows
 from recbole_rella.experiments.runs import execute
 from recbole_rella.files import read_yaml
+from recbole_rella.given import PATHS, checked_files
 from recbole_rella.key_rules import names_a_run
 from recbole_rella.keys import affecting, is_word
 
@@ -42,7 +44,7 @@ def with_stages(experiment, runs, report):
         list of Run: the same, with folders of finished runs in their settings.
 
     Raises:
-        StageError: one of them failed.
+        StageError: one of them failed; CrmError: it would lack what the run is to be told.
     """
     first = [_first(experiment, run) if wants_stages(run.settings) else {} for run in runs]
     outcomes = execute([stage for stages in first for stage in stages.values()], experiment.folder, report)
@@ -63,6 +65,9 @@ def _first(experiment, run):
     found, settings = {}, run.settings
     if wants_stages({"crm": settings.get("crm")}):
         (entry,) = make_entries([settings["crm"]])
+        told = {key: settings.get(key, experiment.base[key]) for key in ("spa", "spa_tokens", "cflora", "cflora_input")}
+        if run.entry.is_rella and "row" in wanted(told) and not hasattr(entry.model_class, "row_vectors"):
+            raise no_rows(entry.label)
         stage = make_run(experiment, entry, run.seed)
         # A model that searches as ReLLa does (SIM) reads crm, too; it cannot stand on itself.
         found["crm"] = replace(stage, settings={key: value for key, value in stage.settings.items() if key != "crm"})
@@ -83,8 +88,8 @@ def run_stages(model=None, dataset=None, config_file_list=None, config_dict=None
     """One run with what it stands on, each in a process of its own.
 
     Args:
-        model, dataset, config_file_list, config_dict: as for `run_recbole_rella`. What a file that names stages says holds for the
-            last of them alone; everything else for all.
+        model, dataset, config_file_list, config_dict: as for `run_recbole_rella`. What a file that names stages says of models
+            holds for the last of them alone; what it says of the rows, and everything else, for all.
         report (callable): takes lines for the user.
 
     Returns:
@@ -97,15 +102,25 @@ def run_stages(model=None, dataset=None, config_file_list=None, config_dict=None
 
     if processes.count() > 1:
         raise StageError("crm, adapter_from: expected run folders with several processes, found names of what is trained first.")
-    files = list(config_file_list or [])
-    variants = [str(file) for file in files if wants_stages(read_yaml(file))]
+    files = {path: read_yaml(path) for path in checked_files(config_file_list) or []}
+    variants = [path for path, values in files.items() if wants_stages(values)]
     if len(variants) > 1:
         raise StageError(f"config_files: expected one file with crm or adapter_from, found {variants}.")
-    entries = make_entries(variants or [model or "ReLLa"])
-    experiment = make_experiment(entries, dataset, [file for file in files if str(file) not in variants], config_dict)
-    (outcome,) = run_all(experiment, [make_run(experiment, entries[0], experiment.base["seed"])], report)
+    named = [values["model"] for values in files.values() if values.get("model")]
+    model = model or (named[-1] if named else "ReLLa")
+    (entry,) = make_entries(variants or [model])
+    shared = {}
+    if variants:
+        of_all = {*of_rows(), *PATHS, "dataset"}
+        for path, values in files.items():  # a later file says it otherwise
+            shared = {key: value for key, value in shared.items() if key not in values}
+            shared |= {key: value for key, value in values.items() if path in variants and key in of_all}
+        entry = replace(entry, model=model, own={key: value for key, value in entry.own.items() if key not in of_all})
+    others = [path for path in files if path not in variants]
+    experiment = make_experiment([entry], dataset, others, {**shared, **(config_dict or {})})
+    (outcome,) = run_all(experiment, [make_run(experiment, entry, experiment.base["seed"])], report)
     if outcome.metrics is None:
-        raise StageError(f"{entries[0].label} failed: {outcome.failure} [{outcome.folder}]")
+        raise StageError(f"{entry.label} failed: {outcome.failure} [{outcome.folder}]")
     for name in ("valid", "test"):
         report(f"{name}: " + "    ".join(f"{metric} : {value:.4f}" for metric, value in (outcome.metrics[name] or {}).items()))
     report(f"run folder: {outcome.folder}")

@@ -10,8 +10,16 @@ import pandas as pd
 import yaml
 
 from recbole_rella.arguments import flags, read_value
-from recbole_rella.config import RUN_ALONE, data_keys
-from recbole_rella.experiments.plan import check_settings, make_base, make_entries, make_run, settings_of, with_each_history
+from recbole_rella.config import RUN_ALONE
+from recbole_rella.experiments.plan import (
+    check_settings,
+    make_base,
+    make_entries,
+    make_run,
+    of_rows,
+    settings_of,
+    with_each_history,
+)
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import AnyPath, replacing, write_text
@@ -41,7 +49,7 @@ def parse_sweep(text):
     expected = "sweep: expected a key of the models or their training"
     if "." in key:
         raise ConfigError(f"{expected}, which holds for all that know it, found {key}; leave the other models out of --model.")
-    if key in {*data_keys(), *affecting("rows"), "seed"}:
+    if key in of_rows():
         raise ConfigError(f"{expected}, found {key}, which decides on the rows.")
     if key in {*affecting("run"), *RUN_ALONE, *PATHS, *flags()}:
         raise ConfigError(f"{expected}, found {key}, which changes no figure of a run.")
@@ -71,6 +79,7 @@ def _curves(key, runs, outcomes):
     curves = groups[columns].mean()
     curves["test AUC std"] = groups["test AUC"].std(ddof=1)
     curves["seeds"] = groups["test AUC"].count()
+    curves["failed"] = groups["test AUC"].apply(lambda figures: figures.isna().sum())
     curves["note"] = groups["note"].agg(lambda notes: "; ".join(dict.fromkeys(note for note in notes if note)))
     return curves.reset_index(), heterogeneity
 
@@ -88,7 +97,8 @@ def _picture(curves, key, heterogeneity):
         axes.set_xlabel(key)
         axes.set_ylabel(column)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        if axes.get_legend_handles_labels()[0]:  # none where every run failed
+            axes.legend(fontsize=8)
     return figure
 
 
@@ -113,8 +123,8 @@ def run_sweep(
         models, dataset, config_file_list, config_dict, seeds, output_folder, report: as for `run_side_by_side`.
 
     Returns:
-        tuple: pandas.DataFrame with one row a model and value (means over seeds), pathlib.Path of the folder, in which
-        sweep-<key>.csv, .md, .png and .html are written.
+        tuple: pandas.DataFrame with one row a model and value (means over seeds, and how many of them failed), pathlib.Path of the
+        folder, in which sweep-<key>.csv, .md, .png and .html are written.
 
     Raises:
         ConfigError, ModelError: before anything is run.
@@ -125,7 +135,7 @@ def run_sweep(
     fixed = [given for given in base.given_config_dict if given.rpartition(".")[2] == key and "." in given]
     if fixed:
         raise ConfigError(f"sweep: expected no {', '.join(fixed)} beside {key}, whose values it would replace; leave it out.")
-    of_each_history = with_each_history(entries, {**base.given_config_dict, key: None})
+    of_each_history = with_each_history(entries, base, key)
     for value in values:  # one that the key cannot have is told of now
         of_value = [replace(entry, swept={key: value}) for entry in of_each_history]
         check_settings([entry for entry in of_value if _has_room(settings_of(entry, base, base["seed"], "none"), base)], base)
@@ -143,7 +153,8 @@ def run_sweep(
     curves, heterogeneity = _curves(key, runs, outcomes)
     folder = Path(output_folder).expanduser() if output_folder else experiment.folder
     title = f"{key} = {', '.join(map(str, values))} on {experiment.base['dataset']}"
-    cells = curves.map(lambda cell: "-" if pd.isna(cell) else f"{cell:.4f}" if isinstance(cell, float) else str(cell))
+    shown = curves.drop(columns="failed")  # which the notes say
+    cells = shown.map(lambda cell: "-" if pd.isna(cell) else f"{cell:.4f}" if isinstance(cell, float) else str(cell))
     above = heading(experiment, seeds, title)
     page = f"{above}\n\n{markdown(cells)}\n"
     with replacing(folder / f"sweep-{key}.csv") as temporary:

@@ -21,7 +21,8 @@ class FittedAtOnce(AbstractRecommender):
 
     type = ModelType.CONTEXT
     input_type = InputType.POINTWISE
-    own_keys = ("train_shots",)  # which of our keys it reads, but for those of the rows
+    # Which of our keys it reads, but for those of the rows; the data set and the run folder have some, too.
+    own_keys = ("train_shots", "expected_counts", "run_folder")
     transform = Equal
 
     def __init__(self, config, dataset):

@@ -9,11 +9,11 @@ from helpers import rewrite
 from recbole.data import create_dataset
 
 from recbole_rella import run_recbole_rella
-from recbole_rella.data.history import HistoryError, history_features, history_names
+from recbole_rella.data.history import HistoryError, history_features
 from recbole_rella.data.history_columns import Buckets
 from recbole_rella.data.same_rows import same_rows
 from recbole_rella.experiments.plan import Entry, Run, make_entries, settings_of
-from recbole_rella.key_rules import DEFAULT_HISTORY, HISTORY_NUMBERS
+from recbole_rella.key_rules import DEFAULT_HISTORY, HISTORY_NUMBERS, history_names
 from recbole_rella.keys import KEYS, ConfigError
 from recbole_rella.quick_start import load_data, make_config
 from recbole_rella.rows.features import HistoryFeatures

@@ -15,6 +15,7 @@ from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.experiments.plan import Run, make_base, make_entries, settings_of, with_each_history
 from recbole_rella.experiments.side_by_side import make_experiment
 from recbole_rella.experiments.sweep import parse_sweep
+from recbole_rella.files import write_yaml
 from recbole_rella.keys import KEYS, ConfigError, affecting
 from recbole_rella.quick_start import ModelError, load_data, make_config
 from recbole_rella.rows.fields import ROW_ID
@@ -168,14 +169,78 @@ def test_equal_settings_are_one_run_and_other_contents_another(movies, tmp_path)
     assert run(rella, 3) != before
 
 
-def test_a_sweep_shows_each_history_unless_one_is_chosen():
+def test_a_sweep_shows_each_history_unless_one_is_chosen(movies, tmp_path, monkeypatch):
+    name, tiny = movies
     entries = make_entries(["ReLLa", "TALLRec", "FM"])
-    found = with_each_history(entries, {})
+    monkeypatch.setattr("recbole_rella.experiments.plan.tuned_file", lambda label, dataset: tmp_path / f"{label}.yaml")
+    free = {key: value for key, value in tiny.items() if key not in ("train_history", "eval_history")}
+
+    def expanded(**more):
+        return with_each_history(entries, make_base(entries, name, None, {**free, **more}), "lora_r")
+
+    found = expanded()
     assert [entry.label for entry in found] == ["ReLLa (retrieved)", "ReLLa (recent)", "ReLLa (both)", "TALLRec", "FM"]
-    assert [entry.own for entry in found[:3]] == [{}, *({"train_history": k, "eval_history": k} for k in ("recent", "both"))]
-    assert with_each_history(entries, {"eval_history": "recent"}) == entries
-    assert with_each_history(entries, {"ReLLa.eval_history": "recent"}) == entries
-    assert len(with_each_history(entries, {"FM.eval_history": "recent"})) == 5
+    # Whatever the file of the data set says.
+    kinds = [("mixed", "retrieved"), ("recent", "recent"), ("both", "both")]
+    assert [(entry.own["train_history"], entry.own["eval_history"]) for entry in found[:3]] == kinds
+    assert expanded(eval_history="recent") == entries
+    assert expanded(**{"ReLLa.eval_history": "recent"}) == entries
+    assert len(expanded(**{"FM.eval_history": "recent"})) == 5
+    # What a search chose is for each of them, and a history that it chose is one.
+    (tmp_path / "ReLLa.yaml").write_text("lora_r: 11\n")
+    base = make_base(entries, name, None, {**free, "tuned": True})
+    own = [settings_of(entry, base, 3, "split.npz").get("lora_r") for entry in with_each_history(entries, base, "history_size")]
+    assert own == [11, 11, 11, None, None]
+    (tmp_path / "ReLLa.yaml").write_text("train_history: recent\n")
+    assert expanded(tuned=True) == entries
+
+
+def test_a_run_that_another_stands_on_is_what_is_read_of_it(movies, tmp_path):
+    """Its report may be written again (--diagnose); other adapters are another run."""
+    name, tiny = movies
+    base = make_config("ReLLa", name, config_dict=tiny)
+    (entry,) = make_entries(["ReLLa"])
+
+    def run():
+        return Run(entry, 1, None, {**settings_of(entry, base, 1, "split.npz"), "adapter_from": str(tmp_path / "first")}).name
+
+    for path in ("config.yaml", "adapter/adapter_model.safetensors", "report.html", "explanations/7.md"):
+        (tmp_path / "first" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "first" / path).write_text("1")
+    before = run()
+    for path in ("report.html", "explanations/7.md"):
+        (tmp_path / "first" / path).write_text("changed")
+    assert run() == before
+    (tmp_path / "first/adapter/adapter_model.safetensors").write_text("changed")
+    assert run() != before
+
+
+@pytest.mark.parametrize("key", ["seed", "min_history", "train_pool", "eval_args", "load_col", "threshold"])
+def test_what_decides_on_the_rows_is_said_for_all(key, movies, tmp_path):
+    """Of one model it changed nothing, or under the name of ReLLa the rows of all."""
+    name, tiny = movies
+    value = {"eval_args": {"order": "RO", "mode": "labeled"}, "load_col": {"inter": ["user_id"]}, "threshold": {"rating": 2}}.get(
+        key, 7
+    )
+    for label in ("FM", "ReLLa"):
+        with pytest.raises(ConfigError, match=rf"{label}\.{key}: expected {key} to be given for all models"):
+            make_base(make_entries(["FM", "ReLLa"]), name, None, {**tiny, f"{label}.{key}": value})
+    write_yaml(tmp_path / "own.yaml", {key: value, "lora_r": 2})
+    with pytest.raises(ConfigError, match=f"own: {key}: expected {key} to be given for all models"):
+        make_base(make_entries([str(tmp_path / "own.yaml")]), name, None, tiny)
+    for more in ({"FM.eval_batch_size": 7}, {"FM.normalize_all": True}):
+        assert make_base(make_entries(["FM"]), name, None, {**tiny, **more})
+
+
+def test_what_is_trained_first_has_keys_of_its_own_wherever_it_comes_from(movies):
+    """By its name before the dot, also where it is imported by its path."""
+    name, tiny = movies
+    given = {**tiny, "crm": "recbole.model.context_aware_recommender.fm.FM"}
+    base = make_base(make_entries(["ReLLa"]), name, None, {**given, "FM.epochs": 3})
+    (first,) = make_entries([base["crm"]])
+    assert settings_of(first, base, 3, "split.npz")["epochs"] == 3
+    with pytest.raises(ConfigError, match=r"FM.epochs: expected the name of a compared model \(FM, ReLLa\) before the dot"):
+        make_base(make_entries(["ReLLa"]), name, None, {**given, f"{base['crm']}.epochs": 3})
 
 
 def test_sweeps_are_read_as_yaml():
@@ -384,5 +449,5 @@ def test_bias_is_added_unless_it_is_named_or_left_out(movies):
         entry.label for entry in make_experiment(make_entries(names), name, None, {**own, **more}, bias=True).entries
     ]
     assert labels(["FM"], {}) == ["FM", "Bias"] and labels(["FM"], {"with_bias": False}) == ["FM"]
-    assert labels(["Bias", "FM"], {"Bias.seed": 3}) == ["Bias", "FM"]
+    assert labels(["Bias", "FM"], {"Bias.state": "ERROR"}) == ["Bias", "FM"]
     assert [entry.label for entry in make_experiment(make_entries(["FM"]), name, None, own).entries] == ["FM"]

@@ -12,6 +12,7 @@ from recbole_rella.data.crm import CrmError
 from recbole_rella.experiments.side_by_side import run_side_by_side
 from recbole_rella.experiments.stages import StageError, run_stages
 from recbole_rella.files import write_yaml
+from recbole_rella.keys import ConfigError
 from recbole_rella.run_folder import RunError, read_run
 
 
@@ -79,6 +80,46 @@ def test_what_is_trained_first_does_not_search_by_itself(movies, llms, in_this_p
     folders = {path.parent.name.split("-")[0]: read_run(path.parent).given for path in Path("runs").glob("*/*/metrics.json")}
     assert folders["SIM"].get("crm") is None and Path(folders["ReLLa"]["crm"]).name.startswith("SIM-")
     assert 0 <= metrics["test"]["auc"] <= 1
+
+
+def test_what_has_no_representations_of_rows_is_refused_before_it_is_trained(movies, llms, in_this_process):
+    name, tiny = movies
+    own = {**settings(tiny, llms("qwen2")), "spa": True, "spa_tokens": ["row"], "crm": "FM"}
+    with pytest.raises(CrmError, match=r"representations of rows \(row_vectors\).* found FM, which has none"):
+        run_stages("ReLLa", name, None, own)
+    assert not list(Path("runs").glob("*/FM-*"))
+
+
+@pytest.mark.parametrize("with_others", [False, True])
+def test_one_file_may_say_all(with_others, movies, monkeypatch):
+    """Which model, which rows, and what is trained first: what it says of rows is for all, of the model for that alone."""
+    from recbole_rella.experiments import side_by_side
+
+    name, tiny = movies
+    found = {}
+
+    def run_all(experiment, runs, report):
+        found.update(base=experiment.base, run=runs[0])
+        raise StageError("seen")
+
+    monkeypatch.setattr(side_by_side, "run_all", run_all)
+    of_rows = {"seed": 7, "min_history": 6, "checkpoint_dir": "runs"}
+    write_yaml("own.yaml", {**tiny, **of_rows, "model": "SIM", "crm": "FM", "epochs": 9})
+    write_yaml("more.yaml", {"seed": 8})
+    with pytest.raises(StageError, match="seen"):
+        run_stages(None, name, ["own.yaml", *(["more.yaml"] if with_others else [])], {"min_history": 5})
+    assert (
+        found["run"].entry.model == "SIM"
+        and found["run"].settings["epochs"] == 9
+        and "epochs" not in found["base"].given_config_dict
+    )
+    assert found["run"].seed == found["base"]["seed"] == (8 if with_others else 7) and found["base"]["min_history"] == 5
+    with pytest.raises(StageError, match="seen"):
+        run_stages("ReLLa", name, ["own.yaml"])
+    assert found["run"].entry.model == "ReLLa" and found["base"]["min_history"] == 6
+    write_yaml("own.yaml", {**tiny, "crm": "FM", "run_folder": "mine"})
+    with pytest.raises(ConfigError, match="run_folder: expected none where several runs are made"):
+        run_stages("ReLLa", name, ["own.yaml"])
 
 
 def test_names_are_refused_where_nothing_is_trained_first(movies, llms):

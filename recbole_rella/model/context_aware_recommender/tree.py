@@ -15,9 +15,8 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss, roc_auc_score
 
-from recbole_rella.data.history import history_names
 from recbole_rella.data.history_columns import history_table
-from recbole_rella.key_rules import DEFAULT_HISTORY
+from recbole_rella.key_rules import DEFAULT_HISTORY, history_names
 from recbole_rella.model.fitted_at_once import FittedAtOnce
 from recbole_rella.rows.history import TEST
 
