@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import yaml
+
 from recbole_rella.errors import RellaError
 from recbole_rella.key_docs import help_text, key_texts
 from recbole_rella.shipped import variant_files
@@ -365,6 +367,35 @@ def read_value(key, text):
     if known and known.kind == "str" and not isinstance(value, str) and value is not None:
         return text
     return value
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Takes 1e-5 for a number, as RecBole's files do; to YAML 1.1 it is a text."""
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_values(key, text):
+    """The values of a list, which is a Python literal, as in RecBole's spaces, or YAML, in which words need no quotes.
+
+    Args:
+        key (str): of each value; a text among them is read by `read_value`.
+        text (str): ``[5,10]``, ``['adam','adamw']``, ``[adam, null]``.
+
+    Returns:
+        list: empty where the text is no list.
+    """
+    try:
+        values = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        try:
+            values = yaml.load(text, _YamlLoader)
+        except (yaml.YAMLError, ValueError, RecursionError):  # a ValueError: a day that no calendar has
+            return []
+    return [read_value(key, value) if isinstance(value, str) else value for value in values] if isinstance(values, list) else []
 
 
 def keys_among(arguments):

@@ -19,7 +19,7 @@ from recbole_rella.arguments import flags, is_variant, with_suffix
 from recbole_rella.config import RUN_ALONE, data_keys, default_files, is_ours, is_rella, read_keys, reads, refuse_unknown
 from recbole_rella.data.same_rows import learns_from_labels, reads_history_fields
 from recbole_rella.files import fingerprint, read_yaml
-from recbole_rella.given import absolute, checked_files, compared, no_command_line, usable
+from recbole_rella.given import PATHS, absolute, checked_files, compared, no_command_line, usable
 from recbole_rella.key_rules import MIXED
 from recbole_rella.keys import KEYS, affecting, history_keys, is_word, paths, refuse
 from recbole_rella.llm.gguf_file import is_gguf
@@ -309,6 +309,26 @@ def refuse_of_one_run(given):
         for key in given
         if key in KEYS and KEYS[key].of_one_run
     )
+
+
+def not_varied(key):
+    """Why a key is none that a sweep or a search can set for each run, whose rows are the same.
+
+    Args:
+        key (str): its name.
+
+    Returns:
+        str: a problem, or None.
+    """
+    expected = "expected a key of the models or their training"
+    if "." in key:
+        remedy = "leave the other models out of --model, and the name out of the key"
+        return f"{expected}, which holds for all that know it, found {key}; {remedy}"
+    if key in of_rows():
+        return f"{expected}, found {key}, which decides on the rows"
+    if key in {*affecting("run"), *RUN_ALONE, *PATHS, *flags()}:
+        return f"{expected}, found {key}, which changes no figure of a run"
+    return None
 
 
 def make_base(entries, dataset, config_file_list, config_dict):

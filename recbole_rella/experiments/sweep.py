@@ -7,25 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from recbole_rella.arguments import flags, read_value
-from recbole_rella.config import RUN_ALONE
+from recbole_rella.arguments import read_values
 from recbole_rella.experiments.plan import (
     check_settings,
     make_base,
     make_entries,
     make_run,
-    of_rows,
+    not_varied,
     settings_of,
     with_each_history,
 )
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
 from recbole_rella.files import AnyPath, replacing, write_text
-from recbole_rella.given import PATHS
 from recbole_rella.key_rules import reads_both
-from recbole_rella.keys import ConfigError, affecting
+from recbole_rella.keys import ConfigError
 from recbole_rella.pictures import new_figure, save_figure
 from recbole_rella.report.comparison_page import write_page_below
 from recbole_rella.report.page import Section
@@ -40,20 +37,12 @@ def parse_sweep(text):
     """
     key, _, values = str(text).partition(":")
     key = key.strip()
-    try:
-        values = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError:
-        values = []
+    values = read_values(key, f"[{values}]")
     if not key or not values:
         raise ConfigError(f"sweep: expected key:value,value,... (history_size:5,10,15), found {text!r}.")
-    expected = "sweep: expected a key of the models or their training"
-    if "." in key:
-        raise ConfigError(f"{expected}, which holds for all that know it, found {key}; leave the other models out of --model.")
-    if key in of_rows():
-        raise ConfigError(f"{expected}, found {key}, which decides on the rows.")
-    if key in {*affecting("run"), *RUN_ALONE, *PATHS, *flags()}:
-        raise ConfigError(f"{expected}, found {key}, which changes no figure of a run.")
-    return key, [read_value(key, value) if isinstance(value, str) else value for value in values]
+    if problem := not_varied(key):
+        raise ConfigError(f"sweep: {problem}.")
+    return key, values
 
 
 def _has_room(settings, base):

@@ -15,17 +15,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from recbole_rella.arguments import read_value
+from recbole_rella.arguments import read_values
 from recbole_rella.config import refuse_unknown
 from recbole_rella.errors import RellaError
-from recbole_rella.experiments.plan import identity, make_base, make_entries, make_run, settings_of
+from recbole_rella.experiments.plan import identity, make_base, make_entries, make_run, not_varied, settings_of
 from recbole_rella.experiments.ray_trials import plain_metrics, ray_search
 from recbole_rella.experiments.side_by_side import make_experiment
 from recbole_rella.experiments.stages import with_stages
 from recbole_rella.files import AnyPath, fingerprint, lock, write_text, write_yaml
-from recbole_rella.given import no_command_line, plain
+from recbole_rella.given import absolute, no_command_line, plain
 from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config, objective_function
 from recbole_rella.run_folder import fits_yaml, model_name
@@ -33,6 +31,9 @@ from recbole_rella.run_folder import fits_yaml, model_name
 logger = logging.getLogger(__name__)
 
 ALGORITHMS, TOOLS = ("exhaustive", "random", "bayes"), ("Hyperopt", "Ray")
+# Kinds of ranges, and the numbers that each has.
+_RANGES = {"uniform": 2, "quniform": 3, "loguniform": 2}
+_FORMS = "`key choice [a,b]`, `key uniform low,high`, `key quniform low,high,step` or `key loguniform low,high` (exponents of e)"
 
 
 class TuningError(RellaError):
@@ -42,39 +43,58 @@ class TuningError(RellaError):
 def read_space(params_file):
     """The searched keys, in the format of RecBole's HyperTuning: `key choice [a,b]`, `key uniform low,high`, ...
 
+    RecBole's own reader is not asked: it splits at single blanks, leaves lines out without a word, and executes values.
+
     Args:
         params_file (str or pathlib.Path): one key a line; loguniform is of the exponents of e, as in hyperopt.
 
     Returns:
-        dict: key -> (kind, values); kind choice, uniform, quniform or loguniform.
+        dict: key -> (kind, values); kind choice, uniform, quniform or loguniform; paths absolute, as Ray runs each trial in another
+        folder.
 
     Raises:
-        TuningError: the file is not there, or a line is of another form.
+        TuningError: the file is not there, or lines are of another form, or of keys that cannot be searched; all are named.
     """
     path = Path(params_file).expanduser()
     if not path.is_file():
         raise TuningError(f"params_file: expected a file with the searched keys, found none at {params_file}.")
-    space = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        parts = line.split()
-        if not parts:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise TuningError(f"{path}: expected text in UTF-8, found a byte that is not ({error}).") from error
+    space, problems = {}, []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
-        counts = {"choice": None, "uniform": 2, "quniform": 3, "loguniform": 2}
-        kind, text = (parts[1], "".join(parts[2:])) if len(parts) > 2 else (None, "")
-        try:
-            values = yaml.safe_load(text if kind == "choice" else f"[{text}]")
-            fits = kind in counts and isinstance(values, list) and values and counts[kind] in (None, len(values))
-        except yaml.YAMLError:
-            fits = False
-        if not fits:
-            raise TuningError(
-                f"{path}, line {number}: expected `key choice [a,b]`, `key uniform low,high`, `key quniform low,high,step` or "
-                f"`key loguniform low,high`, found {line!r}."
-            )
-        space[parts[0]] = (kind, values if kind == "choice" else [float(value) for value in values])
+        key, kind, text = [*line.split(maxsplit=2), "", ""][:3]
+        values = _values(key, kind, text)
+        if not values:
+            problem = f"expected {_FORMS}, found {line!r}"
+        elif key in space:
+            problem = f"expected each key once, found {key} again"
+        else:
+            problem = not_varied(key)
+        if problem:
+            problems.append(f"{path}, line {number}: {problem}.")
+        space[key] = (kind, values)
+    if problems:
+        raise TuningError("\n".join(problems))
     if not space:
         raise TuningError(f"params_file: expected at least one searched key in {path}, found none.")
     return space
+
+
+def _values(key, kind, text):
+    """What a line gives for a key: the values of a choice, or the ends of a range, and its step; none where it does not read."""
+    if kind == "choice":
+        values = plain(read_values(key, text))
+        return [absolute({key: value})[key] for value in values] if fits_yaml(values) else []
+    values = read_values(key, f"[{text}]")
+    limit = 700 if kind == "loguniform" else math.inf  # e to the power of more is no number any more
+    if len(values) != _RANGES.get(kind) or not all(type(value) in (int, float) and abs(value) < limit for value in values):
+        return []
+    low, high, *step = map(float, values)
+    return [low, high, *step] if low <= high and all(value > 0 for value in step) else []
 
 
 def _ends(kind, values):
@@ -82,6 +102,17 @@ def _ends(kind, values):
     if kind == "choice":
         return values
     return [math.exp(value) for value in values] if kind == "loguniform" else values[:2]
+
+
+def _hyperopt_space(space):
+    from hyperopt import hp
+    from hyperopt.pyll import Literal
+
+    # To hyperopt a list is an expression of its parts, of which an exhaustive search counts no values; a literal stays what it is.
+    return {
+        key: hp.choice(key, list(map(Literal, values))) if kind == "choice" else getattr(hp, kind)(key, *values)
+        for key, (kind, values) in space.items()
+    }
 
 
 def _search_class():
@@ -106,15 +137,20 @@ class Trials:
 
     Args:
         path (pathlib.Path): JSON Lines; need not be there.
-        settings (dict): the fixed ones. Trials of others, or of another version of this package, are not taken.
+        settings (dict): the fixed ones. Trials of others, of files that hold something else now, or of another version of this
+            package, are not taken.
     """
 
     def __init__(self, path, settings):
-        self._path, self._of = path, fingerprint(identity(settings), settings["split_file"])
+        self._path, self._settings = path, settings
+
+    def _of(self, params):
+        """Names what a trial gives, str: a searched key, too, may name a file."""
+        return fingerprint(identity({**self._settings, **params}), self._settings["split_file"])
 
     def lines(self):
         """The trials of these settings, list of dict: params, model, best_valid_result, test_result and others."""
-        return [trial for trial in self._all() if trial["of"] == self._of]
+        return [trial for trial in self._all() if trial["of"] == self._of(trial["params"])]
 
     def _all(self):
         """The trials of all settings that are in the file; a line that does not read is of none."""
@@ -126,13 +162,14 @@ class Trials:
 
     def objective(self, params, files):
         """`objective_function`, for params that no trial had."""
-        known = [trial for trial in self.lines() if trial["params"] == json.loads(json.dumps(params))]
+        of, written = self._of(params), json.loads(json.dumps(params))
+        known = [trial for trial in self._all() if (trial["of"], trial["params"]) == (of, written)]
         if known:
             return known[-1]
         result = objective_function(params, files)
         result = {**result, **plain_metrics(result), "best_valid_score": float(result["best_valid_score"])}
         with lock(self._path):
-            trials = [*self._all(), {"of": self._of, "params": params, **result}]
+            trials = [*self._all(), {"of": of, "params": params, **result}]
             write_text(self._path, "".join(f"{json.dumps(trial)}\n" for trial in trials))
         return result
 
@@ -203,7 +240,7 @@ def tune(
 
     search = _search_class()(
         trials.objective,
-        params_file=str(Path(params_file).expanduser()),
+        space=_hyperopt_space(space),
         fixed_config_file_list=[str(fixed)],
         algo=algo,
         max_evals=max_evals,
@@ -226,8 +263,7 @@ def tune(
     if search.best_params is None:
         raise TuningError("No trial came to its end; the log says why each failed.")
     search.export_result(output_file=str(output))
-    # RecBole's spaces hold lists as text.
-    best = {key: read_value(key, value) if isinstance(value, str) else plain(value) for key, value in search.best_params.items()}
+    best = plain(search.best_params)
     path = output.with_name(f"{output.stem}.best.yaml")
     write_yaml(path, {**settings, **best})
     return best, float(search.best_score), path

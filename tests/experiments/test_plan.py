@@ -251,6 +251,8 @@ def test_sweeps_are_read_as_yaml():
         with pytest.raises(ConfigError, match="expected key:value,value"):
             parse_sweep(text)
     assert parse_sweep("learning_rate:1e-3,1e-2")[1] == [0.001, 0.01]
+    assert parse_sweep("learner:adam,adamw")[1] == ["adam", "adamw"]
+    assert parse_sweep("lgb_params:{boosting: gbdt, learning_rate: 1e-3}")[1] == [{"boosting": "gbdt", "learning_rate": 0.001}]
 
 
 @pytest.mark.parametrize("made_before", [False, True])

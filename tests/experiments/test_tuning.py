@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from recbole_rella import compat, objective_function, run_recbole_rella
+from recbole_rella.arguments import read_value
 from recbole_rella.config import properties_folder
 from recbole_rella.experiments import tuning
 from recbole_rella.experiments.side_by_side import run_side_by_side
-from recbole_rella.experiments.tuning import TuningError, read_space, tune
+from recbole_rella.experiments.tuning import Trials, TuningError, read_space, tune
 from recbole_rella.keys import ConfigError
 from recbole_rella.run_folder import read_run
 
@@ -159,16 +160,129 @@ def test_two_processes_make_a_cached_file_once(tmp_path):
     assert Path("made").read_text() == "x"
 
 
-def test_the_shipped_spaces_are_read_as_recbole_reads_them():
+def test_the_shipped_spaces_are_read_as_recbole_reads_them(monkeypatch):
     from recbole.trainer import HyperTuning
 
+    monkeypatch.setattr("hyperopt.hp.choice", lambda key, values: values)
     spaces = {path.stem: read_space(path) for path in (properties_folder() / "hyper").glob("*.hyper")}
     for name, space in spaces.items():
         path = properties_folder() / "hyper" / f"{name}.hyper"
-        assert set(space) == set(HyperTuning(objective_function, params_file=str(path), algo="bayes").space)
+        of_recbole = HyperTuning(objective_function, params_file=str(path), algo="bayes").space
+        for values in of_recbole.values():  # a text is read by RecBole's Config, when the trial begins
+            values[:] = [read_value("", value) if isinstance(value, str) else value for value in values]
+        assert space == {key: ("choice", values) for key, values in of_recbole.items()}
     assert spaces["sim"]["embedding_size"] == ("choice", [32, 64, 128])
     assert spaces["rella"]["train_history"] == ("choice", [["recent", "both"], "mixed", "both", "recent"])
-    assert spaces["fm"]["embedding_size"][0] == "choice"
+
+
+@pytest.mark.parametrize(
+    "line, values",
+    [
+        ("embedding_size\tchoice\t[3,5]", [3, 5]),
+        ("  embedding_size  choice  [3, 5]  ", [3, 5]),
+        ("learner choice [adam, adamw]", ["adam", "adamw"]),
+        ("retrieval_pca_dim choice [null, 64]", [None, 64]),
+        ("retrieval_pca_dim choice [None, 64]", [None, 64]),
+        ("spa choice [true, False]", [True, False]),
+        ("prompt_noun choice ['short film','film']", ["short film", "film"]),
+        ("prompt_noun choice [short film, film]", ["short film", "film"]),
+        ("learning_rate choice [1e-4, .5e-3]", [0.0001, 0.0005]),
+        ("lgb_params choice [{boosting: gbdt, learning_rate: 1e-3}]", [{"boosting": "gbdt", "learning_rate": 0.001}]),
+        ("mlp_hidden_size choice ['[4,4]',(6,6)]", [[4, 4], [6, 6]]),
+        ("history_fields choice [[default], [past, mean_rating]]", [["default"], ["past", "mean_rating"]]),
+        ("learning_rate loguniform -8, -5", [-8.0, -5.0]),
+        ("dropout_prob quniform 0,1 , 1e-1", [0.0, 1.0, 0.1]),
+    ],
+)
+def test_a_line_keeps_what_stands_behind_its_second_word(line, values):
+    Path("space.hyper").write_text(f"{line}\n")
+    ((key, (kind, found)),) = read_space("space.hyper").items()
+    assert [key, kind] == line.split()[:2] and found == values
+
+
+def test_paths_of_a_space_are_found_from_any_folder(tmp_path):
+    """Ray runs each trial in another one; words and names are no paths."""
+    Path("own.jinja").write_text("{{ target.text }}:")
+    Path("space.hyper").write_text("prompt_template choice [default, own.jinja]\nllm choice [mini, Qwen/Qwen2.5-0.5B]\n")
+    assert read_space("space.hyper") == {
+        "prompt_template": ("choice", ["default", str(tmp_path / "own.jinja")]),
+        "llm": ("choice", ["mini", "Qwen/Qwen2.5-0.5B"]),
+    }
+
+
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize("tool", ["Hyperopt", pytest.param("Ray", marks=pytest.mark.slow)])
+def test_both_tools_try_what_was_read(tool, movies, request):
+    if tool == "Ray":
+        request.getfixturevalue("ray_cluster")
+    name, tiny = movies
+    Path("space.hyper").write_text("embedding_size\tchoice\t[3,5]\nlearner  choice  [adam, adamw]\n")
+    given = {**tiny, "embedding_size": 7}
+    best, score, path = tune("space.hyper", "FM", name, None, given, tool=tool, output_file="out/hyper.result")
+    results = Path("out/hyper.result").read_text()
+    assert results.count("Test result:") == 4
+    assert all(f"embedding_size:{size}, learner:{learner}\n" in results for size in (3, 5) for learner in ("adam", "adamw"))
+    check_best(best, score, path)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """The settings of the trials that were run, of which none takes any time."""
+    found = []
+
+    def objective(params, files):
+        found.append(params)
+        metrics = {"best_valid_result": {"auc": 0.5}, "test_result": {"auc": 0.5}}
+        return {"model": "ReLLa", "best_valid_score": 0.5, "valid_score_bigger": True, **metrics}
+
+    monkeypatch.setattr(tuning, "objective_function", objective)
+    return found
+
+
+@pytest.mark.parametrize(
+    "space, values",
+    [
+        ("train_history choice [['recent','both'],'mixed']\n", [["recent", "both"], "mixed"]),
+        ("lora choice [{}, {use_rslora: true}]\n", [{}, {"use_rslora": True}]),
+        ("retrieval_pca_dim choice [null, 4]\n", [None, 4]),
+        ("prompt_noun choice ['short film', film, movie]\n", ["short film", "film", "movie"]),
+    ],
+)
+def test_an_exhaustive_search_tries_each_value_as_it_is(space, values, movies, tried):
+    search(movies, f"{space}lora_r choice [2,4]\n")
+    (key,) = tried[0].keys() - {"lora_r"}
+    assert len(tried) == 2 * len(values) and all({key: value, "lora_r": rank} in tried for value in values for rank in (2, 4))
+
+
+def test_a_trial_is_run_again_where_a_file_that_it_names_holds_something_else(movies, monkeypatch):
+    objective, ran = tuning.objective_function, []
+    monkeypatch.setattr(tuning, "objective_function", lambda params, files: ran.append(params) or objective(params, files))
+    for name in ("a", "b"):
+        Path(f"{name}.jinja").write_text("{{ question }}\n{{ target.text }}:")
+    for _ in range(2):
+        search(movies, "prompt_template choice [a.jinja, b.jinja]\n")
+        assert len(ran) == 2
+    Path("a.jinja").write_text(
+        "{{ question }}\n{% for b in behaviours %}{{ b.text }}: {{ b.answer }}\n{% endfor %}{{ target.text }}:"
+    )
+    best, score, path = search(movies, "prompt_template choice [a.jinja, b.jinja]\n")
+    assert len(ran) == 3 and Path(ran[-1]["prompt_template"]).name == "a.jinja"
+    check_best(best, score, path)
+
+
+@pytest.mark.parametrize("key", ["llm", "retrieval_encoder", "crm", "adapter_from"])
+def test_a_trial_is_another_one_where_a_folder_that_it_names_has_changed(key, tried):
+    folder = Path("folder").resolve()
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    trials = Trials(Path("trials.jsonl"), {"model": "ReLLa", "dataset": "movies", "split_file": "split.npz"})
+    for _ in range(2):
+        trials.objective({key: str(folder)}, [])
+        assert len(tried) == len(trials.lines()) == 1
+    (folder / "config.json").write_text('{"a": 1}')
+    assert trials.lines() == []
+    trials.objective({key: str(folder)}, [])
+    assert len(tried) == 2 and len(trials.lines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -178,6 +292,29 @@ def test_the_shipped_spaces_are_read_as_recbole_reads_them():
         ("lora_r choice 2\n", {}, TuningError, "line 1: expected"),
         ("\n", {}, TuningError, "expected at least one searched key"),
         ("lora_r uniform 2,4,5\n", {}, TuningError, "line 1: expected"),
+        ("lora_dropout uniform a,b\n", {}, TuningError, "line 1: expected"),
+        ("lora_dropout uniform 0.2,0.1\n", {}, TuningError, "line 1: expected"),
+        ("lora_dropout quniform 0,0.2,0\n", {}, TuningError, "line 1: expected"),
+        ("train_shots loguniform 100,1000\n", {}, TuningError, "line 1: expected .*exponents of e"),
+        ("lora_r choice [2,4\n\nlora_r choice 2020-13-45]", {}, TuningError, "line 1: expected .*\n.*line 3: expected"),
+        ("lora_alpha choice [2]\nlora_r choice [{2,4}]\n", {}, TuningError, "line 2: expected"),
+        ("lora_r choice [2]\nlora_r choice [4]\n", {}, TuningError, "line 2: expected each key once, found lora_r again"),
+        ("learner choice [adam, adamx]\n", {}, ConfigError, "learner: expected one of adam"),
+        *(
+            (
+                f"{key} choice [2,8]\n",
+                {},
+                TuningError,
+                f"line 1: expected a key of the models .* found {key}, which decides on the rows",
+            )
+            for key in ("min_history", "train_pool", "eval_args", "load_col", "seed", "LABEL_FIELD")
+        ),
+        ("min_history choice [2]\ntrain_pool choice [20]\n", {}, TuningError, "found min_history.*\n.*line 2: .*found train_pool"),
+        *(
+            (f"{key} choice [a]\n", {}, TuningError, f"found {key}, which changes no figure of a run")
+            for key in ("run_folder", "checkpoint_dir", "show_progress", "tuned", "model")
+        ),
+        ("ReLLa.lora_r choice [2,4]\n", {}, TuningError, "found ReLLa.lora_r; leave .* the name out of the key"),
         ("lora_s choice [2]\n", {}, ConfigError, "lora_s: there is no such key; the nearest valid one is lora_r"),
         ("lora_r choice [2,0]\n", {}, ConfigError, "lora_r: expected an integer of at least 1, found 0"),
         ("lora_dropout uniform 0.0,3.0\n", {"algo": "random"}, ConfigError, "lora_dropout: expected a number"),
@@ -188,8 +325,17 @@ def test_the_shipped_spaces_are_read_as_recbole_reads_them():
 )
 def test_a_search_that_cannot_start(space, more, error, message, movies, monkeypatch):
     monkeypatch.setattr("recbole_rella.quick_start._run", lambda *_: pytest.fail("a trial was started"))
+    monkeypatch.setattr(tuning, "with_stages", lambda *_: pytest.fail("what is trained first was started"))
     with pytest.raises(error, match=message):
         search(movies, space, **more)
+
+
+def test_the_encoding_of_a_space():
+    Path("space.hyper").write_text("prompt_noun choice [café]\n", encoding="utf-8-sig")
+    assert read_space("space.hyper") == {"prompt_noun": ("choice", ["café"])}
+    Path("space.hyper").write_bytes("prompt_noun choice [café]\n".encode("latin-1"))
+    with pytest.raises(TuningError, match="space.hyper: expected text in UTF-8"):
+        read_space("space.hyper")
 
 
 def test_no_file_of_keys(movies):
