@@ -21,7 +21,7 @@ from recbole_rella.errors import RellaError
 from recbole_rella.experiments.plan import identity, make_base, make_entries, make_run, not_varied, settings_of
 from recbole_rella.experiments.ray_trials import plain_metrics, ray_search
 from recbole_rella.experiments.side_by_side import make_experiment
-from recbole_rella.experiments.stages import with_stages
+from recbole_rella.experiments.stages import wants_stages, with_stages
 from recbole_rella.files import AnyPath, fingerprint, lock, write_text, write_yaml
 from recbole_rella.given import absolute, no_command_line, plain
 from recbole_rella.keys import ConfigError
@@ -73,7 +73,7 @@ def read_space(params_file):
         elif key in space:
             problem = f"expected each key once, found {key} again"
         else:
-            problem = not_varied(key)
+            problem = not_varied(key) or _trained_first(key, values)
         if problem:
             problems.append(f"{path}, line {number}: {problem}.")
         space[key] = (kind, values)
@@ -95,6 +95,12 @@ def _values(key, kind, text):
         return []
     low, high, *step = map(float, values)
     return [low, high, *step] if low <= high and all(value > 0 for value in step) else []
+
+
+def _trained_first(key, values):
+    """The problem of names of models that would have to be trained before the trials that use them, or None."""
+    names = [value for value in values if wants_stages({key: value})]
+    return names and f"expected folders of finished runs or null, found {names}: run them, and give the folders"
 
 
 def _ends(kind, values):

@@ -300,6 +300,7 @@ def test_a_trial_is_another_one_where_a_folder_that_it_names_has_changed(key, tr
         ("lora_alpha choice [2]\nlora_r choice [{2,4}]\n", {}, TuningError, "line 2: expected"),
         ("lora_r choice [2]\nlora_r choice [4]\n", {}, TuningError, "line 2: expected each key once, found lora_r again"),
         ("learner choice [adam, adamx]\n", {}, ConfigError, "learner: expected one of adam"),
+        ("crm choice [null, SIM]\n", {}, TuningError, r"line 1: expected folders of finished runs or null, found \['SIM'\]"),
         *(
             (
                 f"{key} choice [2,8]\n",
