@@ -53,46 +53,54 @@ def _scorer(command, folder):
 
 
 def _export(command):
+    from recbole_rella.files import check_file
     from recbole_rella.serving.export import Export, check_new
 
     flags = command.flags
     if flags.export:
         check_new(flags.export)
+    if flags.export_prompts:
+        check_file(flags.export_prompts, "export_prompts", [("export", flags.export)] if flags.export else [])
     export = Export(_finished_run(command), **_allowed(command))
+    if flags.export:  # first, as the prompts may go into this folder, which must be new
+        export.write_model(flags.export)
+        print(f"LLM written to {flags.export}")
     if flags.export_prompts:
         count = export.write_prompts(flags.export_prompts, flags.export_split)
         print(f"{count} prompts written to {flags.export_prompts}")
-    if flags.export:
-        export.write_model(flags.export)
-        print(f"LLM written to {flags.export}")
 
 
 def _explain(command):
+    from recbole_rella.files import check_folder
     from recbole_rella.serving.explanation import explain, write_explanation
 
     folder = _finished_run(command)
+    output = check_folder(command.flags.output_folder or Path(folder) / "explanations", "output_folder")
     explanation = explain(_scorer(command, folder), command.flags.explain)
     print(explanation.text())
-    print(f"Written to {write_explanation(explanation, command.flags.output_folder or Path(folder) / 'explanations')}")
+    print(f"Written to {write_explanation(explanation, output)}")
 
 
 def _diagnose(command):
+    from recbole_rella.files import check_folder
     from recbole_rella.report.run_page import DIAGNOSIS, write_run_page
     from recbole_rella.serving.diagnosis import diagnose, write_diagnosis
 
     folder = _finished_run(command)
+    output = check_folder(command.flags.output_folder or Path(folder) / DIAGNOSIS, "output_folder")
     scorer = _scorer(command, folder)
     diagnosis = diagnose(scorer, folder)
     print(diagnosis.text())
-    print(f"Written to {write_diagnosis(diagnosis, command.flags.output_folder or Path(folder) / DIAGNOSIS)}")
+    print(f"Written to {write_diagnosis(diagnosis, output)}")
     if not command.flags.output_folder:
         print(f"Report: {write_run_page(folder, scorer.dataset)}")
 
 
 def _score(command):
-    from recbole_rella.serving.requests import score_file
+    from recbole_rella.serving.requests import check_files, score_file
 
     flags, output = command.flags, command.flags.output_file or "scores.csv"
+    check_files(flags.score, output)
     good, bad = score_file(_scorer(command, _finished_run(command)), flags.score, output, flags.bad_lines)
     print(f"{good} requests scored, {bad} lines left out; written to {output}")
 

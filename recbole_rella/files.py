@@ -1,7 +1,8 @@
 """Files that are never half-written, and a cache that never trusts a damaged one.
 
 Everything this package writes goes to a temporary name beside its target and is renamed once it is complete, so that a
-full disk or an interruption leaves the last good file as it was.
+full disk or an interruption leaves the last good file as it was. A file replaces a file and nothing else; a folder with something
+in it is replaced only where it is this package's own.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ import numpy as np
 import yaml
 from filelock import FileLock
 
+from recbole_rella.errors import RellaError
+
 logger = logging.getLogger(__name__)
 
 # A path as callers give it.
@@ -27,30 +30,125 @@ AnyPath = str | os.PathLike[str]
 CACHE_VERSION = 4
 
 
-@contextlib.contextmanager
-def replacing(path):
-    """Give a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
+class OutputError(RellaError):
+    """Nothing can be written at a path without the loss of what is there; the message says why."""
 
-    Yields:
-        pathlib.Path: a file name to write to (or a name to make a folder at).
+
+def check_folder(path, name=""):
+    """A path at which a folder is, or can be made. Commands ask before they load anything.
+
+    Args:
+        path (str or pathlib.Path): of it.
+        name (str): of the flag or key that gives it, for the message.
+
+    Returns:
+        pathlib.Path: the same.
+
+    Raises:
+        OutputError: it, or what it would be in, is something else than a folder.
     """
     path = Path(path)
+    there = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+    if not there.is_dir():
+        raise OutputError(f"{_expected(name)} a folder at {there}, found something else. Name another place.")
+    return path
+
+
+def check_file(path, name="", apart_from=()):
+    """A path at which a file can be written, new or in the place of another file. Commands ask before they load anything.
+
+    Args:
+        path (str or pathlib.Path), name (str): as for `check_folder`.
+        apart_from (iterable of tuple): (name, path) of what the same command reads or writes.
+
+    Returns:
+        pathlib.Path: the same.
+
+    Raises:
+        OutputError: there is something else than a file, its folder cannot be one, or it is one of `apart_from` by any spelling.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        what = "a folder: name a file in it" if path.is_dir() else "none"
+        raise OutputError(f"{_expected(name)} the name of a file, found {path}, which is {what}.")
+    check_folder(path.parent, name)
+    for other, taken in apart_from:
+        if _is_at(path, taken):
+            raise OutputError(
+                f"{_expected(name)} another place than that of {other} ({taken}), found {path}, which would replace it."
+            )
+    return path
+
+
+def _expected(name):
+    return f"{name}: expected" if name else "Expected"
+
+
+def _is_at(path, taken):
+    """Whether two paths, there or not yet, are one file, or the second lies where the first would be a file."""
+    path, taken = (Path(os.path.realpath(place)) for place in (path, taken))
+    return path in (taken, *taken.parents) or (path.exists() and taken.exists() and path.samefile(taken))
+
+
+@contextlib.contextmanager
+def _beside(path):
+    """A temporary path beside `path`, which is removed in the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield temporary / path.name
-        if path.is_dir():
-            # A folder cannot be replaced in one step: the old one is moved aside first, and back if that fails.
-            os.replace(path, temporary / "old")
-            try:
-                os.replace(temporary / path.name, path)
-            except OSError:
-                os.replace(temporary / "old", path)
-                raise
-        else:
-            os.replace(temporary / path.name, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Give a temporary path beside `path`; on success the file there replaces `path`, on an error it is removed.
+
+    Yields:
+        pathlib.Path: a file name to write to.
+
+    Raises:
+        OutputError: there is no place for a file.
+    """
+    path = check_file(path)
+    with _beside(path) as temporary:
+        yield temporary
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def replacing_folder(path, own=False):
+    """As `replacing`, for a folder.
+
+    Args:
+        path (str or pathlib.Path): of it; new or empty.
+        own (bool): whether this package made what is there now, so that it may go.
+
+    Yields:
+        pathlib.Path: a name to make a folder at.
+
+    Raises:
+        OutputError: there is no place for a folder, or something is in it.
+    """
+    path = check_folder(path).resolve()
+    if not own and not is_new(path):
+        raise OutputError(f"Expected a new or an empty folder, found {path}, in which is something. Name another, or move it.")
+    with _beside(path) as temporary:
+        yield temporary
+        if own and path.is_dir():
+            # It cannot be replaced in one step: the old one is moved aside first, and back if that fails.
+            old = temporary.with_name(f"{path.name}.old")
+            os.replace(path, old)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(old, path)
+                raise
+        else:
+            if path.is_dir():
+                path.rmdir()  # which leaves what has come into it meanwhile
+            os.replace(temporary, path)
 
 
 def is_new(folder):

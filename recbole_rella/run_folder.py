@@ -33,9 +33,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_rella.config import chat_template, is_ours, read_keys, training_keys
+from recbole_rella.config import cache_folder, chat_template, is_ours, read_keys, training_keys
 from recbole_rella.errors import RellaError
-from recbole_rella.files import read_yaml, replacing, write_json, write_text, write_yaml
+from recbole_rella.files import check_folder, read_yaml, replacing, replacing_folder, write_json, write_text, write_yaml
 from recbole_rella.given import absolute
 from recbole_rella.keys import KEYS
 from recbole_rella.version import VERSION, installed
@@ -44,6 +44,11 @@ CONFIG, IDENTITY, METRICS, PREDICTIONS = "config.yaml", "identity.json", "metric
 ADAPTER, CHECKPOINT, VECTORS, RESUME, LLM, CRM = "adapter", "model.pth", "vectors.npz", "resume.pt", "llm", "crm"
 REPORT = "report.html"
 _TEMPLATE, _CHAT, _SENTENCES = "prompt/template.jinja", "prompt/chat.jinja", "prompt/items.tsv"
+# What a run of any model may write, and so what a folder that it is to be written to must not hold.
+_WRITTEN = (
+    *(IDENTITY, LLM, CRM, "prompt", METRICS, REPORT, PREDICTIONS),
+    *(ADAPTER, CHECKPOINT, "trees.txt", "trees.ubj", VECTORS, RESUME),
+)
 
 # What is compared before a run is used again, and what each stands for.
 IDENTITIES = {
@@ -306,19 +311,30 @@ def model_name(config):
 
 
 def check_is_new(config):
-    """Refuse a run_folder that holds another run, whose results would stand beside what another one leaves there.
+    """Refuse a run_folder that holds another run, whose results would stand beside what another one leaves there, or files of
+    somebody else, which would be replaced; and folders that cannot be made.
 
     Args:
         config (recbole.config.Config): of a run that begins, or goes on.
 
     Raises:
-        RunError: there is one.
+        RunError: there are some. OutputError: something else is where a folder must be.
     """
-    folder = config["run_folder"]
-    if folder and not config["resume_from"] and (Path(folder).expanduser() / CONFIG).is_file():
+    check_folder(cache_folder(config), "cache_dir")
+    check_folder(config["checkpoint_dir"], "checkpoint_dir")
+    if not config["run_folder"] or config["resume_from"]:
+        return
+    folder = check_folder(Path(config["run_folder"]).expanduser(), "run_folder")
+    if (folder / CONFIG).is_file():
         raise RunError(
             f"run_folder: expected a folder without a run, found one in {folder}. Name another, remove it, or go on with that run "
             f"(--resume_from={folder})."
+        )
+    found = [name for name in _WRITTEN if (folder / name).exists()]
+    if found:
+        raise RunError(
+            f"run_folder: expected a folder without what a run writes, found {', '.join(found)} in {folder}. Name another, or move "
+            "them."
         )
 
 
@@ -331,6 +347,7 @@ def begin_run(folder, config, assembly=None, identities=None):
         assembly (Assembly, optional): of ReLLa.
         identities (dict, optional): of another model of ours.
     """
+    is_own = (folder / CONFIG).is_file()
     for name in (METRICS, PREDICTIONS, REPORT):  # of a run that is resumed: they are its results again when it has ended
         (folder / name).unlink(missing_ok=True)
     values = {**config.internal_config_dict, **config.external_config_dict}
@@ -348,20 +365,20 @@ def begin_run(folder, config, assembly=None, identities=None):
             values["retrieval_encoder_revision"] = assembly.item_space.encoder.commit or values["retrieval_encoder_revision"]
         _write_prompts(folder, config, assembly)
         if config["llm"] == "mini":
-            with replacing(folder / LLM) as temporary:
+            with replacing_folder(folder / LLM, is_own) as temporary:
                 shutil.copytree(assembly.backbone.folder, temporary)
         identities = identities_of(assembly)
     if values.get("crm") is not None:
-        _keep_crm(folder / CRM, Path(config["crm"]).expanduser())
+        _keep_crm(folder / CRM, Path(config["crm"]).expanduser(), is_own)
     if identities is not None:
         write_json(folder / IDENTITY, identities)
     write_yaml(folder / CONFIG, {key: value for key, value in values.items() if fits_yaml(value)})
 
 
-def _keep_crm(folder, crm):
+def _keep_crm(folder, crm, is_own):
     """Copy what is read of the run of a conventional model, so that this run needs no other."""
     if folder.resolve() != crm.resolve() and (crm / VECTORS).is_file():
-        with replacing(folder) as temporary:
+        with replacing_folder(folder, is_own) as temporary:
             temporary.mkdir()
             for name in (CONFIG, VECTORS):
                 shutil.copyfile(crm / name, temporary / name)

@@ -67,13 +67,13 @@ def llms(shared):
     """Factory of tiny checkpoint folders by family, each made once."""
     from helpers import write_llm
 
-    from recbole_rella.files import lock, replacing
+    from recbole_rella.files import lock, replacing_folder
 
     def make(family):
         folder = shared / "llm" / family
         with lock(folder):
             if not folder.exists():
-                with replacing(folder) as temporary:
+                with replacing_folder(folder) as temporary:
                     write_llm(temporary, family)
         return str(folder)
 

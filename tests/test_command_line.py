@@ -260,6 +260,17 @@ def own(movies):
     return name
 
 
+@pytest.fixture
+def mine():
+    """A file, a link to it, and a folder with something in it, which are there afterwards."""
+    Path("mine").write_text("precious")
+    Path("link").symlink_to("mine")
+    Path("full").mkdir()
+    Path("full/precious").write_text("precious")
+    yield
+    assert Path("mine").read_text() == "precious" and Path("link").is_symlink() and Path("full/precious").is_file()
+
+
 def saved(folder):
     return yaml.safe_load((Path(folder) / "config.yaml").read_text())
 
@@ -330,6 +341,81 @@ def test_what_cannot_be_run_is_one_message(words, message, own, monkeypatch):
     model = [] if any("--model" in word for word in words) else ["--model=ReLLa"]
     with pytest.raises(RellaError, match=message):
         command_line.main([*model, f"--dataset={own}", *files, *words])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ["--export_prompts=full"],
+            "export_prompts: expected the name of a file, found full, which is a folder: name a file in it",
+        ),
+        (["--export_prompts=mine/x"], "export_prompts: expected a folder at mine, found something else"),
+        (["--export=new", "--export_prompts=./new"], r"export_prompts: expected another place than that of export \(new\), found"),
+        (["--export=mine/new"], "export: expected a folder at mine, found something else"),
+        (["--score=mine", "--output_file=mine"], r"output_file: expected another place than that of score \(mine\), found mine"),
+        (["--score=mine", "--output_file=full/../mine"], "output_file: expected another place than that of score"),
+        (["--score=link", "--output_file=mine"], "output_file: expected another place than that of score"),
+        (["--score=mine", "--output_file=link"], "output_file: expected another place than that of score"),
+        (["--score=mine", "--output_file=full"], "output_file: expected the name of a file, found full, which is a folder"),
+        (["--score=mine", "--output_file=mine/scores.csv"], "output_file: expected a folder at mine, found something else"),
+        (["--score=nowhere"], "score: expected a file of requests, found none at nowhere"),
+        (["--explain=3", "--output_folder=mine"], "output_folder: expected a folder at mine, found something else"),
+        (["--diagnose=history", "--output_folder=mine/x"], "output_folder: expected a folder at mine, found something else"),
+    ],
+)
+def test_what_a_finished_run_cannot_write_is_told_before_it_is_loaded(words, message, mine, monkeypatch):
+    from recbole_rella.serving import export, scorer
+
+    monkeypatch.setattr(export, "load_run_data", lambda *_: pytest.fail("a run was loaded"))
+    monkeypatch.setattr(scorer, "load_rella", lambda *_: pytest.fail("a run was loaded"))
+    with pytest.raises(RellaError, match=message):
+        command_line.main([*words, "--run_folder=run"])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--run_folder=mine"], "run_folder: expected a folder at mine, found something else"),
+        (["--checkpoint_dir=mine"], "checkpoint_dir: expected a folder at mine, found something else"),
+        (["--cache_dir=mine/x"], "cache_dir: expected a folder at mine, found something else"),
+        (["--model=ReLLa,FM", "--output_folder=mine"], "output_folder: expected a folder at mine, found something else"),
+        (["--sweep=lora_r:1,2", "--output_folder=mine"], "output_folder: expected a folder at mine, found something else"),
+        (
+            ["--params_file=a.hyper", "--output_file=full"],
+            "output_file: expected the name of a file, found .*full, which is a folder",
+        ),
+        (["--params_file=a.hyper", "--output_file=a.hyper"], "output_file: expected another place than that of params_file"),
+        (["--params_file=a.hyper", "--display_file=a.hyper"], "display_file: expected another place than that of params_file"),
+        (["--params_file=a.hyper", "--display_file=full"], "display_file: expected the name of a file, found .*full"),
+        (["--params_file=a.hyper", "--display_file=hyper.result"], "display_file: expected another place than that of output_file"),
+        (
+            ["--params_file=a.hyper", "--display_file=hyper.best.yaml"],
+            "display_file: expected another place than that of output_file",
+        ),
+        (
+            ["--params_file=a.hyper", "--config_files=own.yaml a.best.yaml", "--output_file=a.result"],
+            r"output_file: expected another place than that of config_files \(a.best.yaml\), found .*a.best.yaml, which would",
+        ),
+        (
+            ["--params_file=a.hyper", "--model=a.best.yaml", "--output_file=a.result"],
+            "output_file: expected another place than that of model",
+        ),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_data_is_read(words, message, own, mine, monkeypatch):
+    import recbole_rella.quick_start as quick_start
+    from recbole_rella.experiments import side_by_side
+
+    Path("a.hyper").write_text("lora_r choice [1,2]\n")
+    Path("a.best.yaml").write_text("lora_r: 1\n")
+    monkeypatch.setattr(quick_start, "load_data", lambda *_, **__: pytest.fail("data was read"))
+    monkeypatch.setattr(side_by_side, "RowDataset", lambda *_: pytest.fail("data was read"))
+    files = [] if any("config_files" in word for word in words) else ["--config_files=own.yaml"]
+    model = [] if any("--model" in word for word in words) else ["--model=ReLLa"]
+    with pytest.raises(RellaError, match=message):
+        command_line.main([*model, f"--dataset={own}", *files, *words])
+    assert Path("a.hyper").read_text() == "lora_r choice [1,2]\n" and Path("a.best.yaml").read_text() == "lora_r: 1\n"
 
 
 @pytest.mark.slow

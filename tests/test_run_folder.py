@@ -179,6 +179,18 @@ def test_a_folder_holds_one_run(movies, monkeypatch):
     assert read_run("run").metrics is None and read_run("run").predictions() is None and read_run("run").has_adapter
 
 
+@pytest.mark.parametrize("name", ["llm", "adapter", "report.html"])
+def test_a_folder_that_holds_what_a_run_writes_is_somebody_elses(name, movies, monkeypatch):
+    """--run_folder=. where an LLM lies in llm/: the run's own would take its place."""
+    precious = Path("mine") / name / "precious" if "." not in name else Path("mine") / name
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    monkeypatch.setattr("recbole_rella.quick_start.load_data", lambda *_: pytest.fail("data was read"))
+    with pytest.raises(RunError, match=rf"run_folder: expected a folder without what a run writes, found {name} in mine\. Name"):
+        run_recbole_rella("ReLLa", movies[0], config_dict={**movies[1], "run_folder": "mine"})
+    assert precious.read_text() == "precious"
+
+
 def test_predictions_of_no_other_rows_than_the_test_rows(movies):
     """Without a test part the rows of validation are no test predictions."""
     name, tiny = movies

@@ -15,7 +15,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 from safetensors.torch import load_file
 
-from recbole_rella import files, run_recbole_rella
+from recbole_rella import run_recbole_rella
 from recbole_rella.model.context_aware_recommender.rella import ReLLa
 from recbole_rella.run_folder import RunError
 from recbole_rella.trainer import ReLLaTrainer
@@ -162,20 +162,6 @@ def test_a_full_disk_leaves_the_last_good_adapter(movies, monkeypatch):
     assert all(torch.equal(good[key], left[key]) for key in good)
     assert sorted(p.name for p in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     assert trainer.evaluate(test_data) == scores
-
-
-def test_replacing_keeps_the_old_file_and_leaves_no_rest(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    for text in ("new", "newer"):
-        with files.replacing(tmp_path / "folder") as temporary:
-            temporary.mkdir()
-            (temporary / "inner").write_text(text)
-    assert (tmp_path / "folder" / "inner").read_text() == "newer" and len(list(tmp_path.iterdir())) == 2
 
 
 def test_early_stopping_and_zero_shot(movies, llms):

@@ -55,6 +55,7 @@ def convert(name, source_folder, data_path="dataset/", show_progress=True, repor
 
     Raises:
         ConversionError: there is no such converter, files are missing, or one of them is something else.
+        OutputError: there is no place for the new files.
     """
     if name not in CONVERTERS:
         raise ConversionError(f"convert: expected a dataset with a converter, one of {', '.join(CONVERTERS)}; found {name!r}.")

@@ -85,15 +85,17 @@ def write_atomic_files(folder, name, tables):
         Counts: of what was written.
 
     Raises:
-        ConversionError: no row of a file could be used; nothing is replaced.
+        ConversionError: no row of a file could be used; nothing is replaced. OutputError: there is no place for a file.
     """
     listed = {suffix: set() for suffix in tables if suffix != "inter"}
     interactions = _Interactions(listed)
     with ExitStack() as stack:
-        for suffix in sorted(tables, key="inter".__eq__):
+        suffixes = sorted(tables, key="inter".__eq__)
+        # All of them first: what has no place is told of before anything is read.
+        places = [stack.enter_context(replacing(folder / f"{name}.{suffix}")) for suffix in suffixes]
+        for suffix, temporary in zip(suffixes, places):
             table = tables[suffix]
             rows = interactions.counted(table.rows) if suffix == "inter" else _first_of_each(table, listed[suffix])
-            temporary = stack.enter_context(replacing(folder / f"{name}.{suffix}"))
             with open(temporary, "w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, delimiter="\t", lineterminator="\n")
                 writer.writerow(table.fields)

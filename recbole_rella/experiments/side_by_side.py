@@ -25,7 +25,7 @@ from recbole_rella.experiments.plan import (
 from recbole_rella.experiments.runs import execute
 from recbole_rella.experiments.stages import with_stages
 from recbole_rella.experiments.table import first_scores, models_table, runs_table, scores_of, write_table
-from recbole_rella.files import AnyPath, fingerprint
+from recbole_rella.files import AnyPath, check_folder, fingerprint
 from recbole_rella.keys import ConfigError, affecting
 from recbole_rella.report.comparison_page import sections_of_models
 from recbole_rella.rows.item_statistics import popularity
@@ -208,8 +208,10 @@ def run_side_by_side(
         tuple: pandas.DataFrame of the models, pandas.DataFrame of the runs, pathlib.Path of the folder with the table.
 
     Raises:
-        ConfigError, ModelError: before anything is read.
+        ConfigError, ModelError, OutputError: before anything is read.
     """
+    if output_folder:
+        output_folder = check_folder(Path(output_folder).expanduser(), "output_folder")
     experiment = make_experiment(make_entries(models), dataset, config_file_list, config_dict, bias=True)
     seeds = seeds_of(experiment, seeds)
     runs = [make_run(experiment, entry, seed) for entry in experiment.entries for seed in seeds]
@@ -217,7 +219,7 @@ def run_side_by_side(
     of_runs = runs_table(outcomes, [run.entry.label for run in runs])
     scores = scores_of(of_runs, outcomes)
     table, pairs = models_table(of_runs, scores, experiment.labels)
-    folder = Path(output_folder).expanduser() if output_folder else experiment.folder
+    folder = Path(output_folder or experiment.folder)
     title = f"{', '.join(entry.label for entry in experiment.entries)} on {experiment.base['dataset']}"
     above = heading(experiment, seeds, title)
     sections = sections_of_models(experiment.labels, first_scores(scores, table), experiment.lengths, experiment.popularity)

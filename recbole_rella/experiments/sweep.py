@@ -20,7 +20,7 @@ from recbole_rella.experiments.plan import (
 )
 from recbole_rella.experiments.side_by_side import heading, make_experiment, run_all, seeds_of
 from recbole_rella.experiments.table import runs_table
-from recbole_rella.files import AnyPath, replacing, write_text
+from recbole_rella.files import AnyPath, check_folder, replacing, write_text
 from recbole_rella.key_rules import reads_both
 from recbole_rella.keys import ConfigError
 from recbole_rella.pictures import new_figure, save_figure
@@ -116,8 +116,10 @@ def run_sweep(
         folder, in which sweep-<key>.csv, .md, .png and .html are written.
 
     Raises:
-        ConfigError, ModelError: before anything is run.
+        ConfigError, ModelError, OutputError: before anything is run.
     """
+    if output_folder:
+        output_folder = check_folder(Path(output_folder).expanduser(), "output_folder")
     key, values = parse_sweep(sweep)
     entries = make_entries(models)
     base = make_base(entries, dataset, config_file_list, config_dict)
@@ -140,7 +142,7 @@ def run_sweep(
                 report(f"{entry.label} is left out at {key} {value}: history_recent_size is above history_size.")
     outcomes = run_all(experiment, runs, report)
     curves, heterogeneity = _curves(key, runs, outcomes)
-    folder = Path(output_folder).expanduser() if output_folder else experiment.folder
+    folder = Path(output_folder or experiment.folder)
     title = f"{key} = {', '.join(map(str, values))} on {experiment.base['dataset']}"
     shown = curves.drop(columns="failed")  # which the notes say
     cells = shown.map(lambda cell: "-" if pd.isna(cell) else f"{cell:.4f}" if isinstance(cell, float) else str(cell))

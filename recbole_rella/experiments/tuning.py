@@ -22,7 +22,7 @@ from recbole_rella.experiments.plan import identity, make_base, make_entries, ma
 from recbole_rella.experiments.ray_trials import plain_metrics, ray_search
 from recbole_rella.experiments.side_by_side import make_experiment
 from recbole_rella.experiments.stages import wants_stages, with_stages
-from recbole_rella.files import AnyPath, fingerprint, lock, write_text, write_yaml
+from recbole_rella.files import AnyPath, check_file, fingerprint, lock, write_text, write_yaml
 from recbole_rella.given import absolute, no_command_line, plain
 from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config, objective_function
@@ -215,7 +215,7 @@ def tune(
         tuple: best settings of the searched keys (dict), best validation score (float), pathlib.Path of the YAML.
 
     Raises:
-        ConfigError, TuningError: before any trial; or no trial came to its end.
+        ConfigError, TuningError, OutputError: before any trial; or no trial came to its end.
     """
     space = read_space(params_file)
     problems = [
@@ -235,14 +235,16 @@ def tune(
         raise TuningError("algo: expected choices alone for exhaustive, found ranges; use random or bayes, or list the values.")
     if importlib.util.find_spec("hyperopt") is None:
         raise TuningError("Expected hyperopt to be installed, found none: pip install '.[hyper]'")
+    read = [("params_file", params_file), ("model", model), *(("config_files", file) for file in config_file_list or [])]
+    (output, fixed, path, tried), display = _places(output_file, display_file, read)
     model = model or model_name(make_config(None, dataset, config_file_list, config_dict))
     entries = make_entries([model])
     _check_ends(space, entries[0], make_base(entries, dataset, config_file_list, config_dict))
     settings = {key: value for key, value in _of_table(entries, dataset, config_file_list, config_dict).items() if key not in space}
-    output = Path(output_file).expanduser().resolve()
-    fixed = output.with_name(f"{output.stem}.fixed.yaml")
     write_yaml(fixed, settings)
-    trials = Trials(output.with_name(f"{output.stem}.trials.jsonl"), settings)
+    if display:  # what draws it makes no folder
+        display.parent.mkdir(parents=True, exist_ok=True)
+    trials = Trials(tried, settings)
 
     search = _search_class()(
         trials.objective,
@@ -251,7 +253,7 @@ def tune(
         algo=algo,
         max_evals=max_evals,
         early_stop=early_stop,
-        display_file=display_file and str(Path(display_file).expanduser().resolve()),
+        display_file=display and str(display),
     )
     with no_command_line():  # RecBole's Config reads it, and the fixed settings hold all of it
         base = make_config(config_dict=settings)
@@ -270,9 +272,30 @@ def tune(
         raise TuningError("No trial came to its end; the log says why each failed.")
     search.export_result(output_file=str(output))
     best = plain(search.best_params)
-    path = output.with_name(f"{output.stem}.best.yaml")
     write_yaml(path, {**settings, **best})
     return best, float(search.best_score), path
+
+
+def _places(output_file, display_file, read):
+    """Where a search writes, none of which is a file that it reads.
+
+    Args:
+        output_file, display_file: as for `tune`.
+        read (list of tuple): (name, path or None) of files, and of what may be none.
+
+    Returns:
+        tuple: tuple of pathlib.Path, of the results, the fixed settings, the best ones and the trials; that of the chart, or None.
+    """
+    read = [(name, path) for name, given in read if given and (path := Path(given).expanduser()).is_file()]
+    output = Path(output_file).expanduser().resolve()
+    places = (output, *(output.with_name(f"{output.stem}.{end}") for end in ("fixed.yaml", "best.yaml", "trials.jsonl")))
+    for place in places:
+        check_file(place, "output_file", read)
+    if not display_file:
+        return places, None
+    display = Path(display_file).expanduser().resolve()
+    check_file(display, "display_file", [*read, *(("output_file", place) for place in places)])
+    return places, display
 
 
 def _check_ends(space, entry, base):

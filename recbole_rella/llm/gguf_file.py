@@ -18,7 +18,7 @@ from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_rella.errors import RellaError
-from recbole_rella.files import cache_key, file_fingerprint, lock, replacing, write_json
+from recbole_rella.files import cache_key, file_fingerprint, lock, replacing_folder, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def _unpack(path, identity, folder):
             f"llm: expected a GGUF file of an architecture that transformers reads, found {path}, which cannot be loaded "
             f"({type(error).__name__}: {error}). Download it again, or give the Hugging Face checkpoint that it was made of."
         ) from error
-    with replacing(folder) as temporary:
+    with replacing_folder(folder, own=True) as temporary:  # in the cache
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         sizes = {file.name: file.stat().st_size for file in sorted(Path(temporary).iterdir())}

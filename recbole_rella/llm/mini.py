@@ -31,7 +31,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from recbole_rella.files import fingerprint, lock, replacing
+from recbole_rella.files import fingerprint, lock, replacing_folder
 from recbole_rella.llm.products import fast_products
 from recbole_rella.llm.rellax import EncodedNumbers
 from recbole_rella.llm.scoring import answers_alone, pad
@@ -343,7 +343,7 @@ def _make(folder, texts, epoch_documents, documents_an_epoch, settings, device, 
         steps = -(-documents_an_epoch // _DOCUMENTS_A_STEP)
         if settings.epochs:
             _train(model, soft, tokenizer, epoch_documents, steps, numbers, settings, device, show_progress)
-        with replacing(folder) as temporary:
+        with replacing_folder(folder, own=True) as temporary:  # in the cache
             model.to("cpu").save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             if soft is not None:

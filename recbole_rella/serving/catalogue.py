@@ -19,6 +19,23 @@ class RequestError(RellaError):
     """A request cannot be scored; the message says why."""
 
 
+def in_utf8(text, where=""):
+    """A text as it is; refused where UTF-8 does not have it: bytes of another encoding, or half a character, as JSON can carry it.
+
+    Args:
+        text (str): of a request.
+        where (str): the field or key that holds it, for the message.
+
+    Raises:
+        RequestError: no tokenizer reads it, and no file takes it.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{f'{where}: expected' if where else 'Expected'} text in UTF-8, found {ascii(text[:100])}.") from error
+    return text
+
+
 @dataclass(frozen=True)
 class Item:
     """An item of a request: its name in the result, (field, words) of all of its fields, and RecBole's id if it has one."""
@@ -132,7 +149,9 @@ class Catalogue:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise RequestError(f"{field}: expected text or a number, found {value!r}.")
         if isinstance(value, str) and (kind.startswith("token") or not value.strip()):
-            return value.strip()
+            return in_utf8(value.strip(), field)
+        if isinstance(value, int) and kind.startswith("token"):
+            return str(value)  # with all digits, which a float may not have
         try:
             number = float(value)
         except (ValueError, OverflowError) as error:

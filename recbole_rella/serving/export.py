@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from recbole_rella.data.rellax import make_rellax
 from recbole_rella.errors import RellaError
-from recbole_rella.files import AnyPath, is_new, replacing, write_text
+from recbole_rella.files import AnyPath, check_folder, is_new, replacing, replacing_folder, write_text
 from recbole_rella.llm.merged_folder import write_merged
 from recbole_rella.quick_start import load_run_data
 from recbole_rella.rows.fields import KIND, KINDS, ROW_ID
@@ -51,7 +51,7 @@ class Export:
             folder (str or pathlib.Path): new or empty; written whole or not at all. AutoModelForCausalLM and AutoTokenizer load it.
 
         Raises:
-            ExportError: there is something in the folder.
+            ExportError: there is something in the folder. OutputError: there is no place for one.
         """
         folder = check_new(folder)
         self._refuse_rows()
@@ -64,7 +64,7 @@ class Export:
             rellax.load(self.run.folder / ADAPTER)
             items = rellax.to(base.device).soft.of_items()
             soft = {} if items is None else {"items": items, "first": prompter.soft.first, "item_ids": prompter.item_ids}
-        with replacing(folder) as temporary:
+        with replacing_folder(folder) as temporary:
             write_merged(llm, temporary, backbone.tokenizer, **soft)
             base_model = None if backbone.folder else backbone.path
             # Training rows are always there, test rows may not be.
@@ -101,6 +101,7 @@ class Export:
 
         Raises:
             ExportError: there is no such split, or its rows are others than those that the run scored.
+            OutputError: there is no place for a file.
         """
         if split not in SPLITS:
             raise ExportError(f"export_split: expected one of {', '.join(SPLITS)}, found {split!r}.")
@@ -156,9 +157,9 @@ def check_new(folder):
     """A folder that does not exist yet, or is empty.
 
     Raises:
-        ExportError: there is something in it, or it is a file.
+        ExportError: there is something in it, or it is a file. OutputError: what it would be in is no folder.
     """
     folder = Path(folder).expanduser()
     if not is_new(folder):
         raise ExportError(f"export: expected a new or an empty folder, found {folder}, which is neither.")
-    return folder
+    return check_folder(folder, "export")

@@ -14,10 +14,10 @@ from pathlib import Path
 from filelock import Timeout
 from tqdm import tqdm
 
-from recbole_rella.files import AnyPath, file_fingerprint, fingerprint, lock, replacing
+from recbole_rella.files import AnyPath, check_file, file_fingerprint, fingerprint, lock, replacing
 from recbole_rella.prompt.prompter import PromptBudgetError
 from recbole_rella.prompt.template import TemplateError
-from recbole_rella.serving.catalogue import RequestError
+from recbole_rella.serving.catalogue import RequestError, in_utf8
 from recbole_rella.serving.scorer import Scorer
 
 logger = logging.getLogger(__name__)
@@ -27,13 +27,30 @@ _BATCH, _ENGINE_BATCH = 64, 1024  # requests at a time: engines have work to div
 _CELL = 2**30  # characters of a CSV cell, which may hold a whole history
 _COLUMNS = ["line", "id", "candidate", "score", "rank"]
 _OWN_COLUMNS = ("id", "user_id", "history", "candidates", "time")
+_LEVELS = 16  # of lists and objects within each other; a request has five
 
 
 def _json(text, column):
+    begin = f"{text[:100]!r}{'...' if len(text) > 100 else ''}"
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        too_deep = _is_deep(value)
+    except RecursionError:
+        too_deep = True
     except ValueError as error:
-        raise RequestError(f"{column}: expected JSON, found {text!r} ({error}).") from error
+        raise RequestError(f"{column}: expected JSON, found {begin} ({error}).") from error
+    if too_deep:
+        raise RequestError(f"{column}: expected at most {_LEVELS} lists and objects within each other, found more in {begin}.")
+    return value
+
+
+def _is_deep(value):
+    """Whether there are more levels than any request has: what reads a value or prints it goes down them, and does not get far."""
+    level = [value]
+    for _ in range(_LEVELS):
+        inner = (part for part in level if isinstance(part, (dict, list)))
+        level = [part for outer in inner for part in (outer.values() if isinstance(outer, dict) else outer)]
+    return any(isinstance(part, (dict, list)) for part in level)
 
 
 def _from_csv(row):
@@ -56,21 +73,18 @@ def _lines(path):
         if path.suffix.lower() == ".csv":
             reader = csv.DictReader(file)
             for row in reader:
-                yield reader.line_num, lambda row=row: _from_csv(_in_utf8(row))
+                yield reader.line_num, lambda row=row: _from_csv(_checked(row))
         else:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield number, lambda line=line: _json(_in_utf8(line), "request")
+                    yield number, lambda line=line: _json(_checked(line), "request")
 
 
-def _in_utf8(given):
+def _checked(given):
     """A line, or a row of CSV, as it is; refused where it is in no UTF-8."""
     cells = [given] if isinstance(given, str) else given.values()
     for text in filter(lambda cell: isinstance(cell, str), cells):  # others are of rows with too many cells or too few
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise RequestError(f"Expected text in UTF-8, found {ascii(text[:100])}.") from error
+        in_utf8(text)
     return given
 
 
@@ -143,6 +157,24 @@ class _Unfinished:
         os.replace(self._path, self._output)
 
 
+def check_files(requests_file: AnyPath, output_file: AnyPath) -> tuple[Path, Path]:
+    """The paths of requests, and of their scores, which take nothing else's place. The command asks before it loads a scorer.
+
+    Args:
+        requests_file, output_file (str or pathlib.Path): as for `score_file`.
+
+    Returns:
+        tuple of pathlib.Path: both, ~ expanded.
+
+    Raises:
+        RequestError: there are no requests. OutputError: there is no place for a file, or it is that of the requests.
+    """
+    path = Path(requests_file).expanduser()
+    if not path.is_file():
+        raise RequestError(f"score: expected a file of requests, found none at {requests_file}.")
+    return path, check_file(Path(output_file).expanduser(), "output_file", [("score", path)])
+
+
 def score_file(
     scorer: Scorer, requests_file: AnyPath, output_file: AnyPath, bad_lines: str = "skip", show_progress: bool = True
 ) -> tuple[int, int]:
@@ -159,13 +191,11 @@ def score_file(
         tuple of int: number of requests scored (those of an interrupted call included), number of lines left out.
 
     Raises:
-        RequestError: the file is not there; or a line is bad and `bad_lines` is fail.
+        RequestError: the file is not there; or a line is bad and `bad_lines` is fail. OutputError: as for `check_files`.
     """
-    path = Path(requests_file).expanduser()
     if bad_lines not in BAD_LINES:
         raise RequestError(f"bad_lines: expected one of {', '.join(BAD_LINES)}, found {bad_lines!r}.")
-    if not path.is_file():
-        raise RequestError(f"score: expected a file of requests, found none at {requests_file}.")
+    path, output = check_files(requests_file, output_file)
     good = bad = 0
 
     def refuse(line, error):
@@ -177,7 +207,7 @@ def score_file(
 
     with open(path, "rb") as file:
         total = sum(1 for _ in file)
-    unfinished = _Unfinished(Path(output_file).expanduser(), fingerprint(scorer.identity, file_fingerprint(path)))
+    unfinished = _Unfinished(output, fingerprint(scorer.identity, file_fingerprint(path)))
     good = len(unfinished.lines)
     if good:
         logger.info("%d requests were scored before; going on behind them.", good)

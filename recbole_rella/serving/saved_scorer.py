@@ -18,7 +18,7 @@ from peft import PeftModel
 
 from recbole_rella.config import cache_folder, chat_template
 from recbole_rella.errors import RellaError
-from recbole_rella.files import is_new, replacing, write_json
+from recbole_rella.files import is_new, replacing_folder, write_json
 from recbole_rella.key_rules import TRANSFORMERS, text_encoder
 from recbole_rella.keys import affecting, check_engine, refuse
 from recbole_rella.llm.backbone import Backbone, save_adapter
@@ -53,6 +53,7 @@ def save(scorer, folder):
 
     Raises:
         ScorerError: there is something in the folder, or the scorer has no run behind it.
+        OutputError: there is no place for a folder.
     """
     folder = Path(folder).expanduser()
     if scorer.dataset is None:
@@ -66,7 +67,7 @@ def save(scorer, folder):
     chat = chat_template(config["prompt_chat"])
     # That of a run lies in its folder, and goes with it; others may have any size.
     is_embedded = backbone.folder is not None and backbone.folder.name == LLM and (backbone.folder.parent / ADAPTER).is_dir()
-    with replacing(folder) as temporary:
+    with replacing_folder(folder) as temporary:
         temporary.mkdir()
         if is_embedded:
             shutil.copytree(backbone.folder, temporary / LLM)

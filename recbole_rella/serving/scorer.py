@@ -35,7 +35,7 @@ from recbole_rella.rows.item_statistics import ItemStatistics
 from recbole_rella.rows.item_values import ItemValues
 from recbole_rella.rows.numbers import as_in_file, as_whole
 from recbole_rella.serving import saved_scorer
-from recbole_rella.serving.catalogue import Catalogue, Did, Item, RequestError
+from recbole_rella.serving.catalogue import Catalogue, Did, Item, RequestError, in_utf8
 from recbole_rella.serving.soft_requests import SoftRequests
 from recbole_rella.version import VERSION
 
@@ -312,7 +312,7 @@ class Scorer:
                 of.append(place)
                 names.append(item.name)
         users = [None if r.get("user_id") is None else self._place_of_user(r["user_id"]) for r in requests]
-        asked = [str(r.get("id", place)) for place, r in enumerate(requests)]
+        asked = [in_utf8(str(r.get("id", place)), "id") for place, r in enumerate(requests)]
         prompter = self._prompter(list(items), columns, np.array(now), profiles, users, asked)
         return RequestRows(prompter, np.array(rows), np.array(targets), np.array(of), names)
 

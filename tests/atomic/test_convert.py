@@ -9,6 +9,7 @@ from originals import BOOKS, MOVIES, ORIGINALS, READERS, USERS
 from recbole_rella.atomic.book_crossing import country
 from recbole_rella.atomic.convert import convert
 from recbole_rella.atomic.source import ConversionError
+from recbole_rella.files import OutputError
 
 
 def converted(name, tmp_path, write=None):
@@ -167,6 +168,21 @@ def test_earlier_files_stay_until_all_new_ones_are_complete(name, tmp_path):
     with pytest.raises(ConversionError):
         convert(name, original, tmp_path / "data", report=print)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_of_the_name_of_a_file_stays(tmp_path):
+    """And nothing is read before that is told."""
+    folder = ORIGINALS["ml-25m"](tmp_path / "original")
+    precious = tmp_path / "data" / "ml-25m" / "ml-25m.inter" / "precious"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    (folder / "movies.csv").write_text("something else")
+    with pytest.raises(OutputError, match="Expected the name of a file, found .*ml-25m.inter, which is a folder"):
+        convert("ml-25m", folder, tmp_path / "data")
+    assert precious.is_file() and list((tmp_path / "data" / "ml-25m").iterdir()) == [precious.parent]
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(OutputError, match="Expected a folder at .*file, found something else"):
+        convert("ml-25m", folder, tmp_path / "file")
 
 
 def test_files_of_something_else_are_refused(tmp_path):

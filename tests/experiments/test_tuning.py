@@ -55,11 +55,11 @@ def check_best(best, score, path):
     "algo, trials", [*(pytest.param(*each, marks=pytest.mark.slow) for each in (("exhaustive", 4), ("random", 3))), ("bayes", 3)]
 )
 def test_hyperopt(algo, trials, movies):
-    best, score, path = search(movies, algo=algo, max_evals=3, display_file="chart.html")
+    best, score, path = search(movies, algo=algo, max_evals=3, display_file="charts/chart.html")
     results = Path("out/hyper.result").read_text()
     assert set(best) == {"lora_r", "history_size"} and 1 <= results.count("Test result:") <= trials
     assert results.count("Test result:") == 4 or algo != "exhaustive"
-    assert f"{score:g}" in results and "<html>" in Path("chart.html").read_text()
+    assert f"{score:g}" in results and "<html>" in Path("charts/chart.html").read_text()
     check_best(best, score, path)
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from recbole_rella import command_line, run_recbole_rella
 from recbole_rella.config import properties_folder
+from recbole_rella.files import OutputError
 from recbole_rella.run_folder import RunError
 from recbole_rella.serving.export import Export, ExportError
 
@@ -78,6 +79,10 @@ def test_splits_and_errors(movies, llms, monkeypatch):
         export.write_prompts("x.jsonl", "dev")
     Path("full").mkdir()
     Path("full/precious").write_text("precious")
+    with pytest.raises(OutputError, match="Expected the name of a file, found full, which is a folder"):
+        export.write_prompts("full")
+    command_line.main(["--export=both", "--export_prompts=both/prompts.jsonl", f"--run_folder={run}"])
+    assert {"config.json", "prompts.jsonl"} <= {path.name for path in Path("both").iterdir()}
     monkeypatch.setattr("recbole_rella.serving.export.Export", lambda *_: pytest.fail("data was loaded"))
     with pytest.raises(ExportError, match="export: expected a new or an empty folder, found full, which is neither"):
         command_line.main(["--export=full"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
+from recbole_rella.prompt.words import Words
 from recbole_rella.rows.fields import KINDS
 from recbole_rella.rows.history import TEST
 from recbole_rella.serving.catalogue import Catalogue
@@ -50,7 +51,9 @@ numbers = st.one_of(
 words = st.sampled_from(["NA", "None", "null"]) | st.text("abcXYZéß日<>|&{}$%_#'*7 ", min_size=1, max_size=8).map(str.strip).filter(
     bool
 )
-VALUES = {"token": words, "float": numbers, "token_seq": st.lists(words, max_size=3), "float_seq": st.lists(numbers, max_size=3)}
+# Names that are numbers have as many digits as they have.
+names = words | st.sampled_from([7, 2**53 + 1, 12345678901234567, 10**25, -3])
+VALUES = {"token": names, "float": numbers, "token_seq": st.lists(names, max_size=3), "float_seq": st.lists(numbers, max_size=3)}
 
 
 def cell(value):
@@ -194,6 +197,33 @@ def test_values_that_no_row_could_have(request_, message, movies, llms):
     data_preparation(config, dataset)
     with pytest.raises(ValueError, match=message):
         scorer_of(dataset).ask([{"candidates": ["101"], **request_}])
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        ("token", 12345678901234567, "12345678901234567"),
+        ("token", 10**400, "1" + "0" * 400),
+        ("token", -3, "-3"),
+        ("token", 25.0, "25"),
+        ("token_seq", [2**53 + 1, "x", 7], "9007199254740993 x 7"),
+        ("token_seq", 2**53 + 1, "9007199254740993"),
+        ("float", 2**53 + 1, "9007199254740992"),  # as the column of a file has it
+    ],
+)
+def test_a_name_that_is_a_number_keeps_its_digits(kind, value, text):
+    assert catalogue_of({"field": kind}).words("user", {"field": value}) == {"field": text}
+
+
+def test_a_number_that_no_column_holds():
+    with pytest.raises(ValueError, match="income: expected a number, as in the data set, found 1000"):
+        catalogue_of({"income": "float"}).words("user", {"income": 10**400})
+
+
+def catalogue_of(types):
+    """One without items, whose users have fields of some types."""
+    users = Words({field: np.array([""]) for field in types}, {})
+    return Catalogue("own", {}, {"user": types, "item": {}}, np.array(["[PAD]"]), Words({}, {}), users, " ", None, False, None)
 
 
 def test_no_requests(trained_run):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from recbole_rella import run_recbole_rella
-from recbole_rella.files import file_fingerprint, fingerprint
+from recbole_rella.files import OutputError, file_fingerprint, fingerprint
 from recbole_rella.run_folder import RunError
 from recbole_rella.serving.requests import _Unfinished, score_file
 from recbole_rella.serving.scorer import RequestError, Scorer
@@ -109,7 +109,11 @@ BAD_REQUESTS = [
         "item: expected movie_title '.*' of the item '101', which the data set has, found 'Horror Story 99'. Give its id alone",
     ),
     ({"candidates": ["101"], "profile": {"size": 3}}, "Expected fields of the user among"),
-    ({"candidates": ["101"], "profile": {"age": 10**400}}, "age: expected a number"),
+    ({"candidates": ["101"], "profile": {"age": 1e400}}, "age: expected a finite number, found inf"),
+    ({"candidates": ["101"], "profile": {"age": "3\ud83d"}}, r"age: expected text in UTF-8, found '3\\ud83d'"),
+    ({"candidates": [{"movie_title": ["Half", "\ud83d"]}]}, r"movie_title: expected text in UTF-8, found '\\ud83d'"),
+    ({"candidates": [{"item_id": "\udc00"}]}, r"item_id: expected text in UTF-8, found '\\udc00'"),
+    ({"candidates": ["101"], "id": "\ud83d"}, r"id: expected text in UTF-8, found '\\ud83d'"),
     ({"candidates": ["101"], "time": 10**400}, "time: expected a finite number"),
     ({"candidates": ["101"], "profile": "old"}, "profile: expected a dict of user fields"),
     ({"candidates": ["101"], "history": "101"}, "history: expected a list"),
@@ -236,6 +240,60 @@ def test_lines_of_any_length_and_in_other_encodings(scorer, caplog):
     Path("requests.jsonl").write_bytes(b"\n".join(lines))
     assert score_file(scorer, "requests.jsonl", "scores.csv", show_progress=False) == (1, 1)
     assert "line 2 is left out: Expected text in UTF-8, found" in caplog.text
+
+
+def nested(levels, before="", after=""):
+    return before + "[" * levels + "]" * levels + after
+
+
+ODD = [
+    (r'{"candidates": [{"movie_title": "Half an emoji \ud83d"}]}', r"movie_title: expected text in UTF-8, found '\ud83d'"),
+    (r'{"candidates": ["101"], "profile": {"age": "\ud83d"}}', r"age: expected text in UTF-8, found '\ud83d'"),
+    (r'{"candidates": [{"item_id": "\ud83d"}]}', r"item_id: expected text in UTF-8, found '\ud83d'"),
+    (r'{"candidates": ["101"], "id": "\ud83d"}', r"id: expected text in UTF-8, found '\ud83d'"),
+    (r'{"candidates": ["101"], "history": [[{"movie_title": "\ud83d"}, 5, 9]]}', "movie_title: expected text in UTF-8"),
+    (
+        nested(100_000, '{"candidates": ', "}"),
+        "request: expected at most 16 lists and objects within each other, found more in '{",
+    ),
+    (nested(100_000), "request: expected at most 16 lists and objects within each other"),
+    *((nested(levels), "request: expected at most 16 lists and objects") for levels in range(900, 1000, 20)),
+    (nested(500, '{"candidates": ["101"], "id": ', "}"), "request: expected at most 16 lists and objects"),
+    (nested(5, '{"candidates": ["101"], "profile": {"age": ', "}}"), "age: expected one value, found the list [[[[[]]]]]"),
+]
+
+
+def test_no_line_ends_the_others(scorer, caplog):
+    """Whatever JSON can hold: lone surrogates, which no text has, and lists in lists, in which Python's own readers get lost."""
+    lines = [line for odd, _ in ODD for line in (odd, '{"candidates": ["101"]}')]
+    Path("requests.jsonl").write_text("\n".join(lines))
+    assert score_file(scorer, "requests.jsonl", "scores.csv", show_progress=False) == (len(ODD), len(ODD))
+    told = [record.getMessage() for record in caplog.records if "is left out" in record.getMessage()]
+    for number, (_, message) in enumerate(ODD):
+        assert [line for line in told if f", line {2 * number + 1} is left out: {message}" in line and len(line) < 400]
+    assert pd.read_csv("scores.csv")["line"].tolist() == [2 * number + 2 for number in range(len(ODD))]
+    with open("requests.csv", "w", newline="") as file:
+        cells = [["", '["101"]'], [nested(100_000), '["101"]'], ["", nested(950)], ["", r'[{"movie_title": "\ud83d"}]']]
+        csv.writer(file).writerows([["history", "candidates"], *cells])
+    assert score_file(scorer, "requests.csv", "scores.csv", show_progress=False) == (1, 3)
+    assert "line 3 is left out: history: expected at most 16" in caplog.text
+    Path("requests.jsonl").write_text(lines[0])
+    with pytest.raises(RequestError, match=r"requests\.jsonl, line 1: movie_title: expected text in UTF-8"):
+        score_file(scorer, "requests.jsonl", "scores.csv", bad_lines="fail", show_progress=False)
+
+
+def test_scores_take_the_place_of_no_requests(scorer, monkeypatch):
+    path = write("jsonl")
+    before = Path(path).read_text()
+    Path("link").symlink_to(path)
+    Path("full").mkdir()
+    monkeypatch.setattr(Scorer, "score_many", lambda *_: pytest.fail("it was scored"))
+    for output in (path, "link", f"full/../{path}"):
+        with pytest.raises(OutputError, match="output_file: expected another place than that of score"):
+            score_file(scorer, path, output)
+    with pytest.raises(OutputError, match="output_file: expected the name of a file, found full, which is a folder"):
+        score_file(scorer, path, "full")
+    assert Path(path).read_text() == before
 
 
 def test_threads_share_one_scorer(scorer):
