@@ -20,6 +20,7 @@ resume.pt         tensors and numbers from which an interrupted run goes on; no 
 """
 
 import json
+import os
 import pickle
 import platform
 import shutil
@@ -312,14 +313,24 @@ def check_is_new(config):
         config (recbole.config.Config): of a run that begins, or goes on.
 
     Raises:
-        RunError: there is one.
+        RunError: there is one; or there can be no folder, which would be found when the LLM is about to be tuned.
     """
+    _check_can_be_folder("checkpoint_dir", Path(config["checkpoint_dir"]))  # RecBole makes it, wherever the run is written
     folder = config["run_folder"]
-    if folder and not config["resume_from"] and (Path(folder).expanduser() / CONFIG).is_file():
+    if not folder or config["resume_from"]:
+        return
+    _check_can_be_folder("run_folder", Path(folder).expanduser())
+    if (Path(folder).expanduser() / CONFIG).is_file():
         raise RunError(
             f"run_folder: expected a folder without a run, found one in {folder}. Name another, remove it, or go on with that run "
             f"(--resume_from={folder})."
         )
+
+
+def _check_can_be_folder(key, path):
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise RunError(f"{key}: expected a folder, or the name of a new one, found {there}, which is no folder. Name another.")
 
 
 def begin_run(folder, config, assembly=None, identities=None):

@@ -179,6 +179,18 @@ def test_a_folder_holds_one_run(movies, monkeypatch):
     assert read_run("run").metrics is None and read_run("run").predictions() is None and read_run("run").has_adapter
 
 
+@pytest.mark.parametrize("model", ["ReLLa", "Bias"])
+@pytest.mark.parametrize("key, place", [("run_folder", "file"), ("run_folder", "link/run"), ("checkpoint_dir", "file/saved")])
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_made(key, place, model, movies, monkeypatch):
+    name, tiny = movies
+    Path("file").write_text("a file")
+    Path("link").symlink_to("nothing")
+    monkeypatch.setattr("recbole_rella.quick_start.load_data", lambda *_: pytest.fail("data was read"))
+    with pytest.raises(RunError, match=rf"{key}: expected a folder, .*, found /.*{place.split('/')[0]}, which is no folder"):
+        run_recbole_rella(model, name, config_dict={**tiny, key: place})
+    assert Path("file").read_text() == "a file"
+
+
 def test_predictions_of_no_other_rows_than_the_test_rows(movies):
     """Without a test part the rows of validation are no test predictions."""
     name, tiny = movies
