@@ -45,26 +45,30 @@ def load_state(path):
     return processes.from_first(read)
 
 
-def random_state():
-    """The states of all random generators, as plain values and tensors."""
+def random_state(device):
+    """The states of the random generators that a run draws from, as plain values and tensors.
+
+    Args:
+        device (torch.device): of the run; other GPUs draw nothing for it.
+    """
     python = random.getstate()
     name, keys, *rest = np.random.get_state()
     return {
         "python": [python[0], list(python[1]), python[2]],
         "numpy": [name, keys.tolist(), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state(device)] if device.type == "cuda" else [],
     }
 
 
-def restore_random(state):
-    """Put the random generators back to what `random_state` gave."""
+def restore_random(state, device):
+    """Put the random generators back to what `random_state` gave; `device` may be another one than it was then."""
     random.setstate((state["python"][0], tuple(state["python"][1]), state["python"][2]))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"][0], device)
 
 
 class RemainingBatches:
@@ -83,7 +87,7 @@ class RemainingBatches:
 
 
 class Interruption:
-    """Ctrl-C, which waits for the end of a training step: in its middle there is no state that could be saved.
+    """Ctrl-C, which waits for the end of a training step: what is saved is then that of a whole one, and no step is lost.
 
     A second Ctrl-C does not wait.
     """
@@ -98,6 +102,7 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not own:
             yield
             return
+        self._in_step = self._asked = False
         signal.signal(signal.SIGINT, self._handle)
         try:
             yield

@@ -190,6 +190,23 @@ def divide(llm, device):
     return fully_shard(llm, mesh=mesh).to(device)
 
 
+@contextmanager
+def whole(llm):
+    """Within this context the embedding of an LLM and its head, which `divide` may have divided, are whole in each process.
+
+    Args:
+        llm (transformers.PreTrainedModel): without adapters around it.
+    """
+    divided = is_divided(llm)
+    if divided:
+        llm.unshard()
+    try:
+        yield
+    finally:
+        if divided:
+            llm.reshard()
+
+
 def is_divided(llm):
     """Whether `divide` divided the weights of a model."""
     if not dist.is_initialized():

@@ -20,7 +20,7 @@ from recbole_rella.checkpoint import Interruption, RemainingBatches, load_state,
 from recbole_rella.errors import RellaError
 from recbole_rella.predictions import KeepsPredictions
 from recbole_rella.rows.fields import PROMPT_DROPPED, PROMPT_LENGTH
-from recbole_rella.run_folder import ADAPTER, RESUME
+from recbole_rella.run_folder import ADAPTER, RESUME, RunError
 
 
 class TrainingError(RellaError):
@@ -40,9 +40,8 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         self.assembly = model.assembly
         self.saved_model_file = str(self.run_folder / ADAPTER)
         self._saves, self._interruption = False, Interruption()
-        self._resumed = None
-        self._epoch = {"order": torch.empty(0)}
-        self._dropped = 0
+        self._place, self._is_whole, self._next_epoch = None, False, 0
+        self._dropped, self._loss = 0, 0.0
 
     def _build_optimizer(self, **kwargs):
         """RecBole's optimizer, over the trainable parameters alone, and all of them in one operation where PyTorch has it."""
@@ -59,54 +58,55 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
             tuple: best validation score (float), best validation result (dict), as RecBole's.
         """
         self._saves = saved and processes.is_first()
+        self._place, self._is_whole, self._next_epoch = None, False, 0
+        done = 0
         if self.config["resume_from"] and processes.from_first((self.run_folder / RESUME).is_file):
-            state = load_state(self.run_folder / RESUME)
-        else:
-            state = None
+            self._resume(load_state(self.run_folder / RESUME))
+            done = self._place["epoch"] * len(train_data) + self._place["done"]
+        # Made behind the optimizer's own state, which holds the learning rate of a schedule of perhaps fewer epochs.
         steps = len(train_data) * self.epochs
-        self._schedule = get_linear_schedule_with_warmup(self.optimizer, int(steps * self.config["warmup_ratio"]), steps)
-        if state is not None:
-            self._resume(state)
+        self._schedule = get_linear_schedule_with_warmup(
+            self.optimizer, int(steps * self.config["warmup_ratio"]), steps, last_epoch=done - 1
+        )
+        before_step = self.optimizer.register_step_pre_hook(lambda *_: self._before_step())
         after_step = self.optimizer.register_step_post_hook(lambda *_: self._after_step())
         try:
             with self._interruption.watched():
                 result = super().fit(train_data, valid_data, verbose, saved, show_progress, callback_fn)
         except KeyboardInterrupt:
-            if self._saves and "epoch" in self._epoch:
-                self._save_state(self._epoch["epoch"], self._epoch["done"], self._epoch["loss"])
+            if self._saves and self._place is not None:
+                if self._is_whole:
+                    self._save_state()
                 self.logger.info(f"Interrupted; go on with --resume_from={self.run_folder}")
             raise
         finally:
+            before_step.remove()
             after_step.remove()
-        if self.epochs == 0 and valid_data:
+        if self.epochs == 0 and valid_data and not self._is_over():
             self.best_valid_score, self.best_valid_result = self._valid_epoch(valid_data, show_progress)
             result = self.best_valid_score, self.best_valid_result
-        if self._saves:
-            self._epoch["order"] = train_data.generator.get_state()  # more epochs, if they are asked for, go on from here
-            self._save_state(self.epochs, 0, 0.0)
+        if self._saves and self._next_epoch is not None:
+            # More epochs, if they are asked for, go on from here: behind the last one that was trained, be it for early stopping.
+            self._stand(self._next_epoch, 0, 0.0, train_data.generator.get_state())
+            self._save_state()
         return result
 
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         """RecBole's epoch over our progress bar; an epoch that was interrupted goes on behind its last saved step."""
-        resumed, self._resumed = self._resumed or {}, None
-        if resumed:
-            train_data.generator.set_state(resumed["order"])
-        self._epoch = {
-            "epoch": epoch_idx,
-            "order": train_data.generator.get_state(),
-            "loss": resumed.get("loss", 0.0),
-            "done": resumed.get("done", 0),
-        }
-        loss_before, done_before = self._epoch["loss"], self._epoch["done"]
+        if self._next_epoch is None:
+            train_data.generator.set_state(self._place["order"])
+        else:
+            self._stand(epoch_idx, 0, 0.0, train_data.generator.get_state())
+            if self._saves:
+                self._save_state()
+        self._next_epoch = epoch_idx + 1
+        done, loss_before, random = (self._place[name] for name in ("done", "loss", "random"))
         self._begin = self._last_save = time.monotonic()
         self._tokens = self._dropped = 0
-        if self._saves and not resumed:
-            self._save_state(epoch_idx, 0, 0.0)
-        rest = RemainingBatches(train_data, done_before, lambda: resumed and restore_random(resumed["random"]))
         self._bar = tqdm(
-            rest,
+            RemainingBatches(train_data, done, lambda: restore_random(random, self.device)),
             total=len(train_data),
-            initial=done_before,
+            initial=done,
             ncols=110,
             disable=not show_progress,
             desc=set_color(f"Train {epoch_idx:>5}", "pink"),
@@ -125,7 +125,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         self._batch = interaction = self.model.prompted(interaction)
         if processes.count() > 1:
             # What is dropped out differs between the processes, and an interrupted run draws it again.
-            place = (self.config["seed"], self._epoch["epoch"], self._epoch["done"], processes.rank())
+            place = (self.config["seed"], self._place["epoch"], self._place["done"], processes.rank())
             torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         parts = torch.zeros(1, dtype=torch.float64)
         for loss in self.model.losses(interaction, shared=True):
@@ -134,10 +134,9 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         if processes.count() > 1:
             processes.add_up([parts])
             processes.add_up(self._gradients())
-        total = parts.item()
+        self._loss = total = parts.item()
         self._tokens += int(interaction[PROMPT_LENGTH].sum())
         self._dropped += int((interaction[PROMPT_DROPPED] > 0).sum())
-        self._epoch["loss"] += total
         rate = self._tokens / (time.monotonic() - self._begin)
         self._bar.set_postfix_str(f"loss {total:.4f}, {rate:.0f} tokens/s")
         return torch.tensor(total, requires_grad=True)
@@ -154,15 +153,19 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
             super()._check_nan(loss)
         except ValueError as error:
             raise TrainingError(
-                f"{error} in epoch {self._epoch['epoch']}; the rows of this batch are {self.model.row_ids(self._batch)}. "
+                f"{error} in epoch {self._place['epoch']}; the rows of this batch are {self.model.row_ids(self._batch)}. "
                 "Lower learning_rate, or set llm_dtype to float32 or bfloat16."
             ) from error
 
+    def _before_step(self):
+        self._is_whole = False
+
     def _after_step(self):
         self._schedule.step()
-        self._epoch["done"] += 1
+        place = self._place
+        self._stand(place["epoch"], place["done"] + 1, place["loss"] + self._loss, place["order"])
         if self._saves and time.monotonic() - self._last_save >= 60 * self.config["checkpoint_minutes"]:
-            self._save_state(self._epoch["epoch"], self._epoch["done"], self._epoch["loss"])
+            self._save_state()
             self._last_save = time.monotonic()
         self._interruption.end_step()
 
@@ -175,7 +178,7 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
 
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
         """RecBole calls this for every best epoch: the adapter replaces the one before."""
-        if self._finished():
+        if self._is_over():
             return
         self.best_epoch = epoch if epoch >= 0 else None
         if processes.is_first():
@@ -183,56 +186,65 @@ class ReLLaTrainer(KeepsPredictions, Trainer):
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {self.saved_model_file}")
 
-    def _finished(self):
-        """Whether a resumed run was over already, so that its best adapter must stay."""
-        return self.config["resume_from"] and self.epochs > 0 and self.start_epoch >= self.epochs
+    def _is_over(self):
+        """Whether a resumed run has nothing more to train, so that its best adapter must stay."""
+        return self._next_epoch is None and self._place["epoch"] > 0
 
-    def _save_state(self, epoch, done, loss):
-        """Everything an interrupted run needs to end with the scores of an uninterrupted one; no pickled code."""
-        trainable = {name: p.detach().cpu() for name, p in self.model.named_parameters() if p.requires_grad}
-        state = {
+    def _stand(self, epoch, done, loss, order):
+        """Note where training stands, at the begin of an epoch or behind a step of it.
+
+        A run that goes on does all again that came later: batches that were fetched, a validation with what was concluded from it.
+        So what is saved later than this is nevertheless what was so here.
+        """
+        self._place = {
             "epoch": epoch,
             "done": done,
             "loss": loss,
-            "order": self._epoch["order"],
-            "trainable": trainable,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
-            "random": random_state(),
+            "order": order,
+            "random": random_state(self.device),
             "cur_step": self.cur_step,
             "best_epoch": self.best_epoch,
             "best_valid_score": float(self.best_valid_score),
             "best_valid_result": self.best_valid_result and {k: float(v) for k, v in self.best_valid_result.items()},
             "train_seconds": self.train_seconds,
         }
-        # Lambda functions of the schedule are code; it makes them again.
-        state["schedule"].pop("lr_lambdas", None)
+        self._is_whole = True
+
+    def _save_state(self):
+        """Everything an interrupted run needs to end with the scores of an uninterrupted one; no pickled code."""
+        trainable = {name: p.detach().cpu() for name, p in self.model.named_parameters() if p.requires_grad}
+        state = {**self._place, "trainable": trainable, "optimizer": self.optimizer.state_dict()}
         save_state(self.run_folder / RESUME, state)
 
-    def resume_checkpoint(self, resume_file):
-        """RecBole's name for it: go on where an interrupted run stopped.
-
-        Args:
-            resume_file (str or pathlib.Path): the state in a run folder.
-
-        Raises:
-            RunError: the file is damaged.
-        """
-        self._resume(load_state(resume_file))
-
     def _resume(self, state):
+        """Stand where a run stood when its state was saved."""
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
-            for name, value in state["trainable"].items():
+            for name, value in state.pop("trainable").items():
                 parameters[name].copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(self.optimizer.param_groups)})
+        self.optimizer.load_state_dict(state.pop("optimizer"))
+        self._place, self._is_whole, self._next_epoch = state, True, None
         self.start_epoch, self.cur_step, self.best_epoch = state["epoch"], state["cur_step"], state["best_epoch"]
         self.best_valid_score, self.best_valid_result = state["best_valid_score"], state["best_valid_result"]
         self.train_seconds = state["train_seconds"]
-        if self.start_epoch < self.epochs:
-            self._resumed = state
         self.logger.info(f"Resuming from epoch {state['epoch']}, step {state['done']} of [{self.run_folder}]")
+        if self.cur_step > self.stopping_step and self.start_epoch < self.epochs:
+            self.logger.info(
+                f"No further epoch: {self.cur_step} validations in a row were no better than the best one. With a stopping_step of "
+                f"at least {self.cur_step} it would go on."
+            )
+            self.start_epoch = self.epochs
+
+    def resume_checkpoint(self, resume_file):
+        """Refused: RecBole's own, which nothing in RecBole calls, takes our file for one of its own until it fails half-way.
+
+        Raises:
+            RunError: always. A state goes with its folder, and what it stands on is compared before any weights are loaded.
+        """
+        raise RunError(
+            f"resume_checkpoint: expected the folder of the run as resume_from in the configuration, found {resume_file}. Set it, "
+            "and call fit."
+        )
 
     def _neg_sample_batch_eval(self, batched_data):
         interaction, *rest = super()._neg_sample_batch_eval(batched_data)

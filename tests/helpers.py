@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from recbole.config import Config
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_squared_error, roc_auc_score
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -315,6 +317,33 @@ TINY = {
     "gpu_id": "",
     "use_gpu": False,
 }
+
+
+class Vectors:
+    """A conventional model that has learned a vector of each item and user."""
+
+    def __init__(self, dataset, seed=0):
+        random = np.random.default_rng(seed)
+        self._items, self._users = random.normal(size=(dataset.item_num, 5)), random.normal(size=(dataset.user_num, 3))
+
+    def item_vectors(self):
+        return self._items
+
+    def user_vectors(self):
+        return self._users
+
+
+def write_crm(name, settings, folder="crm"):
+    """Write the run folder of a conventional model on the rows of a data set; returns the data set, built."""
+    from recbole_rella.data.crm import write_vectors
+    from recbole_rella.data.row_dataset import RowDataset
+    from recbole_rella.files import write_yaml
+
+    dataset = RowDataset(Config(model="ReLLa", dataset=name, config_dict=settings))
+    dataset.build()
+    write_yaml(f"{folder}/config.yaml", {"model": "FM", "dataset": name})
+    write_vectors(Path(folder), Vectors(dataset), dataset)
+    return dataset
 
 
 def rewrite(settings, name, suffix, change):

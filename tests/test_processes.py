@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from helpers import write_crm
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -132,6 +133,7 @@ def test_two_processes_train_and_score_as_one(more, settings, one):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, ROW_NUMBERS], ids=["adapters", "soft tokens and gates"])
 def test_an_llm_divided_among_processes_gives_the_same(settings, one):
     """By accelerate launch, which says with --use_fsdp that it shall be divided."""
     one, losses = one
@@ -139,6 +141,24 @@ def test_an_llm_divided_among_processes_gives_the_same(settings, one):
     assert done.returncode == 0, done.stderr[-9000:]
     assert "divided among 2 processes" in done.stderr
     equal_runs(one, Path("two"), losses)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["whole", "divided"])
+def test_passes_that_reach_nothing_trained_keep_processes_in_step(launcher, movies, settings):
+    """Some prompts have no behaviours, and projectors of behaviours alone are trained."""
+    settings = {**settings, "min_history": 0, "train_shots": 60}
+    write_crm(movies[0], settings)
+    run_recbole_rella(config_dict={**settings, "epochs": 1, "run_folder": "tuned"})
+    own = {"spa": True, "spa_tokens": ["behaviours"], "crm": "crm", "adapter_from": "tuned", "train_micro_tokens": 100}
+    run_recbole_rella(config_dict={**settings, **own, "run_folder": "one"})
+    done = start(launcher, {**settings, **own, "run_folder": "two"})
+    assert done.returncode == 0, done.stderr[-9000:]
+    ours, theirs = (load_file(f"{run}/adapter/soft_tokens.safetensors") for run in ("one", "two"))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, atol=1e-4, rtol=1e-3)
+    ours, theirs = (pd.read_csv(f"{run}/test_predictions.csv") for run in ("one", "two"))
+    np.testing.assert_allclose(ours["score"], theirs["score"], atol=1e-5)
 
 
 @pytest.mark.slow

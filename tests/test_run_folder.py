@@ -11,7 +11,7 @@ import pytest
 from helpers import rewrite
 
 from recbole_rella import load_data_and_model, run_recbole_rella
-from recbole_rella.files import read_yaml
+from recbole_rella.files import OutputError, read_yaml
 from recbole_rella.run_folder import RunChangedError, RunError, read_run
 from recbole_rella.serving.export import Export
 from recbole_rella.serving.scorer import Scorer
@@ -189,6 +189,18 @@ def test_a_folder_that_holds_what_a_run_writes_is_somebody_elses(name, movies, m
     with pytest.raises(RunError, match=rf"run_folder: expected a folder without what a run writes, found {name} in mine\. Name"):
         run_recbole_rella("ReLLa", movies[0], config_dict={**movies[1], "run_folder": "mine"})
     assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("model", ["ReLLa", "Bias"])
+@pytest.mark.parametrize("key, place", [("run_folder", "file"), ("run_folder", "link/run"), ("checkpoint_dir", "file/saved")])
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_made(key, place, model, movies, monkeypatch):
+    name, tiny = movies
+    Path("file").write_text("a file")
+    Path("link").symlink_to("nothing")
+    monkeypatch.setattr("recbole_rella.quick_start.load_data", lambda *_: pytest.fail("data was read"))
+    with pytest.raises(OutputError, match=rf"{key}: expected a folder at .*{place.split('/')[0]}, found something else"):
+        run_recbole_rella(model, name, config_dict={**tiny, key: place})
+    assert Path("file").read_text() == "a file"
 
 
 def test_predictions_of_no_other_rows_than_the_test_rows(movies):

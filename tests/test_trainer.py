@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import signal
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import pytest
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils import WandbLogger, get_model, get_trainer, init_seed
 from safetensors.torch import load_file
 
-from recbole_rella import run_recbole_rella
+from recbole_rella import checkpoint, run_recbole_rella
 from recbole_rella.model.context_aware_recommender.rella import ReLLa
 from recbole_rella.run_folder import RunError
 from recbole_rella.trainer import ReLLaTrainer
@@ -204,13 +205,153 @@ def test_ctrl_c_waits_for_the_end_of_a_step_saves_once_and_resumes(movies, monke
     save, before = ReLLaTrainer._save_state, signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ReLLa, "losses", interrupted)
-        patch.setattr(ReLLaTrainer, "_save_state", lambda self, *state: saved.append(state) or save(self, *state))
+        patch.setattr(ReLLaTrainer, "_save_state", lambda self: saved.append(self._place) or save(self))
         run_recbole_rella("ReLLa", name, config_dict={**settings, "run_folder": "cut"})
-    assert len(steps) == 4 and [(epoch, done) for epoch, done, _ in saved] == [(0, 0), (0, 4)]
+    assert len(steps) == 4 and [(place["epoch"], place["done"]) for place in saved] == [(0, 0), (0, 4)]
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
     resumed = run_recbole_rella("ReLLa", name, config_dict={**settings, "resume_from": "cut"})
     assert resumed["test_result"] == whole["test_result"]
     assert Path("cut/test_predictions.csv").read_text() == Path("whole/test_predictions.csv").read_text()
+
+
+def state_of(run):
+    return torch.load(f"{run}/resume.pt", weights_only=True)
+
+
+def equal_states(first, second):
+    return all(torch.equal(value, second["trainable"][name]) for name, value in first["trainable"].items()) and all(
+        first[name] == second[name] for name in ("epoch", "done", "cur_step", "best_epoch", "best_valid_score")
+    )
+
+
+# What is called at the place; of its calls, which one is interrupted; whether before it or behind it.
+INTERRUPTED_AT = {
+    "gradients of a step": (ReLLaTrainer, "_accumulate", 6, True),  # by a second Ctrl-C
+    "parameters of a step": (ReLLaTrainer, "_after_step", 6, False),
+    "a validation": (ReLLaTrainer, "_valid_epoch", 2, True),
+    "what follows from a validation": (WandbLogger, "log_metrics", 4, True),
+}
+
+
+@pytest.mark.parametrize("place", INTERRUPTED_AT)
+def test_a_run_that_is_interrupted_anywhere_and_again_equals_an_uninterrupted_one(place, movies, llms, monkeypatch):
+    """The second time it is while the batches are skipped that were done the first time."""
+    name, tiny = movies
+    own = {"llm": llms("llama"), "epochs": 3, "stopping_step": 1, "lora_dropout": 0.3, "learning_rate": 0.02}
+    settings = {**tiny, **own, "train_shots": 48, "train_batch_size": 24}
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "run_folder": "whole"})
+    assert state_of("whole")["cur_step"] == 2  # a validation that is counted twice would end the run sooner
+    owner, method, which, behind = INTERRUPTED_AT[place]
+    calls, uncut = [], getattr(owner, method)
+
+    def cut(*given, **more):
+        calls.append(1)
+        if len(calls) == which and not behind:
+            raise KeyboardInterrupt
+        result = uncut(*given, **more)
+        if len(calls) == which:
+            raise KeyboardInterrupt
+        return result
+
+    def cut_again(self):
+        assert self._skip
+        next(iter(self._loader))
+        torch.rand(7)  # as sampling may
+        raise KeyboardInterrupt
+        yield
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, method, cut)
+        run_recbole_rella("ReLLa", name, config_dict={**settings, "checkpoint_minutes": 0, "run_folder": "cut"})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.RemainingBatches, "__iter__", cut_again)
+        run_recbole_rella("ReLLa", name, config_dict={**settings, "resume_from": "cut"})
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "resume_from": "cut"})
+    assert Path("cut/test_predictions.csv").read_text() == Path("whole/test_predictions.csv").read_text()
+    assert equal_states(state_of("cut"), state_of("whole"))
+
+
+def test_a_run_that_was_stopped_early_goes_on_where_it_would_not_have_been(movies, llms):
+    """With another stopping_step; further epochs alone change nothing of that."""
+    name, tiny = movies
+    settings = {**tiny, "llm": llms("llama"), "train_shots": 48, "epochs": 4, "learning_rate": 0.05, "lora_dropout": 0.3}
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "stopping_step": 9, "run_folder": "whole"})
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "stopping_step": 0, "run_folder": "cut"})
+    stopped, scores = state_of("cut"), Path("cut/test_predictions.csv").read_text()
+    assert stopped["epoch"] == stopped["best_epoch"] + 2 < 4
+    for more in ({}, {"epochs": 9}, {"epochs": 1}, {"epochs": 0}):
+        run_recbole_rella("ReLLa", name, config_dict={**settings, "stopping_step": 0, **more, "resume_from": "cut"})
+        assert Path("cut/test_predictions.csv").read_text() == scores and equal_states(state_of("cut"), stopped)
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "stopping_step": 9, "resume_from": "cut"})
+    assert Path("cut/test_predictions.csv").read_text() == Path("whole/test_predictions.csv").read_text()
+    assert equal_states(state_of("cut"), state_of("whole"))
+
+
+def test_further_epochs_are_trained_at_the_rates_of_all(movies, llms, monkeypatch):
+    """Not at the one that the last epoch had ended with, which was 0."""
+    name, tiny = movies
+    settings, rates, after_step = {**tiny, "llm": llms("llama"), "train_shots": 64}, [], ReLLaTrainer._after_step
+
+    def keeping(self):
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        after_step(self)
+
+    monkeypatch.setattr(ReLLaTrainer, "_after_step", keeping)
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "epochs": 2, "run_folder": "at once"})
+    expected = rates[len(rates) // 2 :]
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "epochs": 1, "run_folder": "run"})
+    rates.clear()
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "epochs": 2, "resume_from": "run"})
+    assert rates == expected and rates[0] > 0
+
+
+class GPUs:
+    """In the place of torch.cuda: as many GPUs as can be seen, each with the state of a random generator."""
+
+    def __init__(self, count):
+        self.states = [torch.tensor([place], dtype=torch.uint8) for place in range(count)]
+
+    def is_available(self):
+        return bool(self.states)
+
+    def get_rng_state(self, device):
+        return self.states[device.index]
+
+    def set_rng_state(self, state, device):
+        self.states[device.index] = state
+
+    def get_rng_state_all(self):
+        return list(self.states)
+
+    def set_rng_state_all(self, states):
+        for place, state in enumerate(states):
+            self.states[place] = state
+
+
+@pytest.mark.parametrize("before, now", [("cuda:1", "cuda:0"), ("cuda:0", "cuda:2"), ("cuda:0", "cpu"), ("cpu", "cuda:0")])
+def test_a_run_goes_on_where_other_gpus_can_be_seen(before, now, monkeypatch):
+    """The state of the run's own is that of the one on which it goes on; others stay as they are."""
+    before, now = torch.device(before), torch.device(now)
+    monkeypatch.setattr(torch, "cuda", GPUs(before.index + 1 if before.type == "cuda" else 0))
+    state = checkpoint.random_state(before)
+    expected = torch.rand(3), np.random.rand(), random.random()
+    gpus = GPUs(now.index + 1 if now.type == "cuda" else 0)
+    states = list(gpus.states)
+    monkeypatch.setattr(torch, "cuda", gpus)
+    checkpoint.restore_random(state, now)
+    assert torch.equal(torch.rand(3), expected[0]) and (np.random.rand(), random.random()) == expected[1:]
+    if now.type == before.type == "cuda":
+        states[now.index] = torch.tensor([before.index], dtype=torch.uint8)
+    assert gpus.states == states
+
+
+def test_recboles_own_resuming_is_refused(movies):
+    name, tiny = movies
+    run_recbole_rella("ReLLa", name, config_dict={**tiny, "run_folder": "run"})
+    _, _, trainer, _ = make(name, tiny)
+    with pytest.raises(RunError, match="resume_checkpoint: expected the folder of the run as resume_from .*, found run/resume.pt"):
+        trainer.resume_checkpoint("run/resume.pt")
+    assert trainer.start_epoch == 0
 
 
 def test_more_epochs_go_on_behind_the_last_one(movies):

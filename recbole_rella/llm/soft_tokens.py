@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from recbole_rella import processes
 from recbole_rella.errors import RellaError
 from recbole_rella.llm.rellax import BesideAdapters, different_rows
 from recbole_rella.llm.scoring import ONE_AT_A_TIME
@@ -82,7 +83,7 @@ class SoftTokens(BesideAdapters):
             )
         self.first, self._ends = places.first, places.of_row
         width = embedding.embedding_dim
-        with torch.no_grad():
+        with torch.no_grad(), processes.whole(llm):
             ids = torch.tensor([neutral["item"], neutral["row"]], device=embedding.weight.device)
             of_item, of_row = embedding(ids).float().cpu()
         self.history = history
@@ -143,7 +144,11 @@ class SoftTokens(BesideAdapters):
     def _behind(self, embedding, _, output):
         """The embeddings, with those of soft tokens in their places."""
         if self._seen is None:
-            return output
+            if not torch.is_grad_enabled():
+                return output
+            # Zero, through which a backward pass reaches projectors where all else is frozen: it cannot be left out, as all
+            # processes of a divided LLM have to make it.
+            return output + sum(parameter[:0].sum() for parameter in self.projectors.parameters())
         (ids, soft), self._seen = self._seen, None
         different, which = torch.unique(ids[soft], return_inverse=True)
         known = 0

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import Vectors, write_crm
 from peft import PeftModel
 from recbole.config import Config
 from recbole.data import create_dataset
@@ -16,11 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_rella import load_data_and_model, run_recbole_rella
 from recbole_rella.data.crm import CrmError, write_vectors
-from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.experiments.stages import run_stages
-from recbole_rella.files import write_yaml
 from recbole_rella.keys import ConfigError
 from recbole_rella.llm.backbone import LLMError
+from recbole_rella.model.context_aware_recommender.rella import ReLLa
 from recbole_rella.prompt.template import TemplateError
 from recbole_rella.rows.fields import KIND
 from recbole_rella.run_folder import RunChangedError, RunError
@@ -35,29 +35,10 @@ HISTORY = {"spa": True, "spa_tokens": ["history"], "history_fields": ["default"]
 ALL = {**HISTORY, "spa_tokens": ["behaviours", "target", "user", "history"], "crm": "crm"}
 
 
-class Vectors:
-    """A conventional model that has learned a vector of each item and user."""
-
-    def __init__(self, dataset, seed=0):
-        random = np.random.default_rng(seed)
-        self._items, self._users = random.normal(size=(dataset.item_num, 5)), random.normal(size=(dataset.user_num, 3))
-
-    def item_vectors(self):
-        return self._items
-
-    def user_vectors(self):
-        return self._users
-
-
 @pytest.fixture
 def crm(movies):
     """The run folder of a conventional model on the rows of the small data set."""
-    name, tiny = movies
-    dataset = RowDataset(Config(model="ReLLa", dataset=name, config_dict=tiny))
-    dataset.build()
-    write_yaml("crm/config.yaml", {"model": "FM", "dataset": name})
-    write_vectors(Path("crm"), Vectors(dataset), dataset)
-    return dataset
+    return write_crm(*movies)
 
 
 def build(name, tiny, **more):
@@ -266,6 +247,27 @@ def test_what_belongs_to_rows_is_not_exported(movies, llms):
         with pytest.raises(ExportError, match=r"export: expected soft tokens of items alone .*, found \('history',\)"):
             write(Export("run"))
     assert not Path("llm").exists()
+
+
+def test_passes_that_reach_nothing_trained(movies, llms, monkeypatch):
+    """Prompts without behaviours, where projectors of behaviours alone are trained."""
+    name, tiny = movies
+    settings = {**tiny, "llm": llms("qwen2"), "min_history": 0, "train_shots": 60, "learning_rate": 0.05}
+    write_crm(name, settings)
+    run_recbole_rella("ReLLa", name, config_dict={**settings, "run_folder": "tuned"})
+    reached, losses = [], ReLLa.losses
+
+    def keeping(self, *given, **more):
+        for loss in losses(self, *given, **more):
+            gradients = torch.autograd.grad(loss, list(self.rellax.soft.projectors.parameters()), retain_graph=True)
+            reached.append(any(gradient.any() for gradient in gradients))
+            yield loss
+
+    monkeypatch.setattr(ReLLa, "losses", keeping)
+    own = {"spa": True, "spa_tokens": ["behaviours"], "crm": "crm", "adapter_from": "tuned", "run_folder": "run"}
+    run_recbole_rella("ReLLa", name, config_dict={**settings, **own, "train_micro_tokens": 100})
+    assert set(reached) == {True, False}
+    assert all(tensor.isfinite().all() for tensor in load_file("run/adapter/soft_tokens.safetensors").values())
 
 
 @pytest.mark.slow
