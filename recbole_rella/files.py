@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 AnyPath = str | os.PathLike[str]
 
 # Part of the name of every cached file: raise it when the same input would give another embedded LLM, vectors or prompts.
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 
 
 class OutputError(RellaError):

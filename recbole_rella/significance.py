@@ -26,26 +26,29 @@ def paired_bootstrap(labels, scores, resamples=2000, seed=0):
     """Two-sided p-values of the differences in AUC between models, and confidence intervals of the AUCs.
 
     Rows are drawn with replacement, the same ones for all models; a model's AUC is the mean of those of its seeds.
-    P-values are not corrected for the number of comparisons, and rows of one user are taken as independent.
+    P-values are not corrected for the number of comparisons, and rows of one user are taken as independent. Draws of one label
+    alone have no AUC, and count nowhere.
 
     Args:
         labels (numpy.ndarray): 0 or 1, [n].
         scores (dict): model -> scores, float [seeds, n].
-        resamples (int): number of resamples; the smallest p-value is 2 / (resamples + 1).
+        resamples (int): number of resamples; the smallest p-value is 2 / (those that have an AUC + 1).
         seed (int): of the resampling.
 
     Returns:
-        tuple: p-values, float [models, models], 1 on the diagonal; low and high ends of 95% intervals, float [models, 2].
+        tuple: p-values, float [models, models], 1 on the diagonal; low and high ends of 95% intervals, float [models, 2]. All nan
+        where all rows have one label.
     """
     labels = np.asarray(labels)
     areas = [[_WeightedAUC(labels, np.asarray(one)) for one in of_model] for of_model in scores.values()]
 
     def statistic(drawn, axis=-1):
-        drawn = np.atleast_2d(drawn)
         weights = np.stack([np.bincount(rows, minlength=len(labels)) for rows in drawn])
         means = np.stack([np.mean([area(weights) for area in of_model], axis=0) for of_model in areas])
-        return means if len(drawn) > 1 else means[:, 0]
+        return means[:, ~np.isnan(means).any(axis=0)]
 
+    if len(np.unique(labels)) < 2:
+        return np.full((len(scores), len(scores)), np.nan), np.full((len(scores), 2), np.nan)
     result = bootstrap(
         (np.arange(len(labels)),),
         statistic,
@@ -57,6 +60,7 @@ def paired_bootstrap(labels, scores, resamples=2000, seed=0):
     )
     distribution = result.bootstrap_distribution
     differences = distribution[:, None] - distribution[None]
-    smaller, larger = ((1 + side.sum(axis=-1)) / (resamples + 1) for side in (differences <= 0, differences >= 0))
+    drawn = distribution.shape[-1]
+    smaller, larger = ((1 + side.sum(axis=-1)) / (drawn + 1) for side in (differences <= 0, differences >= 0))
     interval = np.stack([result.confidence_interval.low, result.confidence_interval.high], axis=1)
     return np.minimum(1.0, 2 * np.minimum(smaller, larger)), interval

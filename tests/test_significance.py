@@ -1,6 +1,7 @@
 """The paired bootstrap: its AUC is scikit-learn's, and it tells a difference from chance."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -47,6 +48,38 @@ def test_it_is_paired_and_equals_a_plain_bootstrap():
         differences.append(roc_auc_score(labels[rows], good[rows]) - roc_auc_score(labels[rows], near[rows]))
     plain = 2 * min(np.mean(np.array(differences) <= 0), np.mean(np.array(differences) >= 0))
     assert abs(p[0, 1] - plain) < 0.06
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("rows", "positive"), [(40, 1), (200, 6), (2000, 8)])
+def test_draws_of_one_label_count_nowhere(rows, positive):
+    """Of few rows of a label some draws have none: a plain bootstrap over the others."""
+    random = np.random.default_rng(0)
+    labels = (np.arange(rows) < positive).astype(int)
+    scores = {"a": random.random(rows) + 0.5 * labels, "b": random.random(rows) + 0.3 * labels}
+    p, intervals = paired_bootstrap(labels, {name: [one] for name, one in scores.items()})
+    drawn = np.random.default_rng(0).integers(0, rows, (2000, rows))
+    drawn = drawn[labels[drawn].any(axis=1)]
+    assert len(drawn) < 2000
+    weights = np.array([np.bincount(one, minlength=rows) for one in drawn])
+    areas = np.array([_WeightedAUC(labels, of)(weights) for of in scores.values()])
+    np.testing.assert_allclose(areas[0, 0], roc_auc_score(labels[drawn[0]], scores["a"][drawn[0]]))
+    np.testing.assert_allclose(intervals, np.quantile(areas, [0.025, 0.975], axis=1).T, atol=1e-12)
+    away = areas[0] - areas[1]
+    expected = 2 * (1 + min((away <= 0).sum(), (away >= 0).sum())) / (len(drawn) + 1)
+    np.testing.assert_allclose(p, [[1, min(1, expected)], [min(1, expected), 1]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_of_one_label_tell_nothing():
+    p, intervals = paired_bootstrap(np.ones(20), {"a": [np.arange(20)], "b": [np.ones(20)]})
+    assert np.isnan(p).all() and p.shape == (2, 2) and np.isnan(intervals).all() and intervals.shape == (2, 2)
+
+
+def test_the_number_of_resamples_is_free():
+    labels, good, bad = made(100)
+    p, _ = paired_bootstrap(labels, {"good": [good], "bad": [bad]}, resamples=301)
+    assert p[0, 1] >= 2 / 302
 
 
 def test_the_auc_of_a_model_is_the_mean_over_its_seeds():

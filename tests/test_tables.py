@@ -132,3 +132,13 @@ def test_a_table_of_runs_whose_rows_have_one_label():
     )
     table, pairs = models_table(runs, {"FM": [np.ones(3)], "Bias": [np.ones(3)]}, np.ones(3))
     assert table["seeds"].tolist() == [1, 1] and table["LogLoss"].tolist() == [0.5, 0.5] and pairs.shape == (2, 2)
+
+
+def test_what_no_draw_tells_is_a_dash(tmp_path):
+    figures = {"valid AUC": np.nan, "test AUC": [0.6, 0.7], "LogLoss": 0.5, "accuracy": 0.6, "UAUC": np.nan}
+    costs = {"seconds to train": 1.0, "ms a row": 2.0, "shots": 3, "trainable": 4, "best epoch": 5}
+    none = {"test AUC low": np.nan, "test AUC high": np.nan, "p": np.nan}
+    table = pd.DataFrame({"model": ["FM", "Bias"], "reads": "ids", **figures, **costs, **none, "note": ""})
+    page = write_table(tmp_path, table, table, table, "# Heading")
+    head, _, *lines = read_markdown(page.split("\n\n")[1])
+    assert [dict(zip(head, line))["p"] for line in lines] == ["-", "-"] and "nan" not in page

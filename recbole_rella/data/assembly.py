@@ -28,8 +28,9 @@ from recbole_rella.key_rules import reads_both
 from recbole_rella.llm.backbone import Backbone
 from recbole_rella.prompt.in_chunks import in_chunks
 from recbole_rella.prompt.prompter import Prompter, RowTexts, shown_by
+from recbole_rella.prompt.soft_places import OF_ITEMS
 from recbole_rella.prompt.stored_prompts import stored_prompts
-from recbole_rella.prompt.template import TemplateError
+from recbole_rella.prompt.template import FOR_PLACES, TemplateError
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.retrieval.item_space import ItemSpace, MixedSpace
 from recbole_rella.rows.fields import KIND, KINDS, RECENT, ROW_ID
@@ -87,6 +88,17 @@ def _warn_of_nameless(template, item_num):
         logger.warning(
             "%d of %d items have no name in prompt_item's fields, and are shown by their id.", len(nameless), item_num - 1
         )
+
+
+def _try_template(config, row_texts, samples, used_rows):
+    """A prompt of each split, and some with the marks of soft tokens where there are such among their words.
+
+    A template that asks for what is not there, or says something else with marks, fails before anything is made.
+    """
+    for row in samples:
+        row_texts.text(row, row_texts.rows.item[row], row_texts.recent(row))
+    if config["spa"] and set(OF_ITEMS) & set(config["spa_tokens"]):
+        row_texts.check_marks(used_rows, **FOR_PLACES)
 
 
 def _with_tokens(row_texts, tokenizer, max_tokens, soft, used_rows, samples, by):
@@ -150,10 +162,9 @@ def assemble(dataset, parts):
     used = [(part.inter_feat[ROW_ID].numpy(), part.inter_feat[KIND].numpy()) for part in parts]
     used_rows = np.unique(np.concatenate([row_ids for row_ids, _ in used]))
     retrieved_rows = np.unique(np.concatenate([row_ids[kinds != RECENT] for row_ids, kinds in used]))
-    # A prompt of each split, so that a template that asks for what is not there fails before anything is made.
     samples = [row_ids[0] for row_ids, _ in used if len(row_ids)]
-    for row in samples if not by_closeness else ():
-        row_texts.text(row, rows.item[row], row_texts.recent(row))
+    if not by_closeness:
+        _try_template(config, row_texts, samples, used_rows)
 
     sentences = item_sentences(dataset, template)
     searches_all = by_closeness or (numbers is not None and numbers.searches)
@@ -177,6 +188,7 @@ def assemble(dataset, parts):
     soft = soft_places(config, dataset, crm, backbone.vocabulary)
     if by_closeness:
         row_texts = replace(row_texts, features=row_texts.features.searching(retrieval.retriever))
+        _try_template(config, row_texts, samples, used_rows)
     by = {"workers": config["worker"], "show_progress": config["show_progress"]}
     prompter, answer_ids = _with_tokens(row_texts, tokenizer, max_tokens, soft, used_rows, samples, by)
     # After the last check that needs no vectors.

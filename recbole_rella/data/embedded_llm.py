@@ -11,6 +11,7 @@ from recbole_rella.data.history import cached_numbers, history_features
 from recbole_rella.files import cache_key
 from recbole_rella.llm.mini import Document, MiniSettings, Numbers, mini_llm
 from recbole_rella.prompt.prompter import RowTexts
+from recbole_rella.prompt.template import FOR_DOCUMENTS
 from recbole_rella.retrieval.encoder import TfidfEncoder
 from recbole_rella.retrieval.item_space import item_space
 from recbole_rella.retrieval.retriever import Retriever
@@ -42,6 +43,9 @@ def embedded_llm(dataset, texts, template, folder, features=None, found_by=None)
 
     Returns:
         pathlib.Path: a Hugging Face checkpoint folder.
+
+    Raises:
+        TemplateError: a document says something else than the prompt of its row.
     """
     config, rows, histories, train_rows = dataset.config, dataset.rows, dataset.histories, dataset.pool
     settings = MiniSettings(
@@ -70,6 +74,7 @@ def embedded_llm(dataset, texts, template, folder, features=None, found_by=None)
         retriever=retriever,
         features=history_features(dataset, template.numbers, retriever, "prompt_template") if template.numbers else None,
     )
+    row_texts.check_marks(train_rows, **FOR_DOCUMENTS)
     # As many documents as it takes to show each training row once.
     count = -(-len(train_rows) // (history_size + 1))
 

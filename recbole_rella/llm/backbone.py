@@ -9,8 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
@@ -22,8 +23,17 @@ from recbole_rella.key_rules import ALL_LINEAR
 from recbole_rella.llm.gguf_file import origin
 from recbole_rella.llm.hub import commit_of
 from recbole_rella.llm.products import bfloat16_pays
+from recbole_rella.llm.weights import TELLING, lacking
 
 logger = logging.getLogger(__name__)
+
+_AGAIN = "If it is one, its files are damaged, or of several versions: download or save them again"
+# What to do where a part of an LLM cannot be loaded; transformers asks for tiktoken where sentencepiece is what is missing.
+_REMEDY = {
+    "configuration": f"{_AGAIN}.",
+    "weights": f"{_AGAIN}; of Git LFS, get the files that its pointers stand for (git lfs pull).",
+    "tokenizer": "A tokenizer.model alone needs: pip install sentencepiece protobuf.",
+}
 
 
 class LLMError(RellaError):
@@ -107,12 +117,12 @@ class Backbone:
         revision = {} if self.folder else {"revision": self.commit or self._revision or "main"}
         try:
             return loader.from_pretrained(path, trust_remote_code=self._trust, **revision, **arguments)
-        except (OSError, ValueError, ImportError, KeyError) as error:
-            # transformers asks for tiktoken where sentencepiece is what is missing.
-            hint = " A tokenizer.model alone needs: pip install sentencepiece protobuf." if what == "tokenizer" else ""
+        except (MemoryError, torch.OutOfMemoryError):  # no fault of the LLM's
+            raise
+        except Exception as error:  # files that are damaged, and code that comes with an LLM, fail in many ways
             raise LLMError(
                 f"llm: expected a Hugging Face causal LM, found {self.path!r}, whose {what} cannot be loaded "
-                f"({type(error).__name__}: {error}).{hint}"
+                f"({type(error).__name__}: {error}). {_REMEDY[what]}"
             ) from error
 
     @cached_property
@@ -149,7 +159,13 @@ class Backbone:
                 bnb_4bit_compute_dtype=self.dtype,
             )
             arguments["device_map"] = {"": self.device}
-        model = self._load(AutoModelForCausalLM, "weights", **arguments).requires_grad_(False).eval()
+        model, found = self._load(AutoModelForCausalLM, "weights", **TELLING, **arguments)
+        if lack := lacking(model, found):
+            raise LLMError(
+                f"llm: expected a Hugging Face causal LM with all weights of its config.json, found {self.path!r} with {lack}. "
+                f"{_REMEDY['weights']}"
+            )
+        model.requires_grad_(False).eval()
         if self.is_sharded:
             return processes.divide(model, self.device)
         return model if self.quantization else model.to(self.device)
@@ -309,10 +325,20 @@ def save_adapter(model, folder):
     write_text(folder / "adapter_config.json", json.dumps(settings, indent=2, default=str))
 
 
+def _in_short(error):
+    """The first two lines of a message: PyTorch's have one for each weight that does not fit."""
+    return " ".join(" ".join(str(error).splitlines()[:2]).split())
+
+
 def _read_adapter(path):
     if not path.is_file():
         raise LLMError(f"Expected a saved adapter at {path}, found none.")
-    return load_file(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise LLMError(
+            f"Expected a saved adapter at {path}, found a damaged file ({error}): copy it again, or tune again."
+        ) from error
 
 
 def freeze_adapter(model):
@@ -332,13 +358,42 @@ def load_adapter(model, folder):
     """Load adapters that `save_adapter` (or PEFT) saved into a model that has such adapters.
 
     Raises:
-        LLMError: the file is not there, or does not fit the model.
+        LLMError: the file is not there, is damaged, or does not fit the model.
     """
     path = Path(folder) / "adapter_model.safetensors"
-    result = set_peft_model_state_dict(model, processes.from_first(lambda: _read_adapter(path)))
-    missing = [name for name in getattr(result, "missing_keys", []) if "lora_" in name]
-    if missing or result.unexpected_keys:
+    saved = processes.from_first(lambda: _read_adapter(path))
+    try:
+        result = set_peft_model_state_dict(model, saved)
+        missing = [name for name in getattr(result, "missing_keys", []) if "lora_" in name]
+        others = missing or result.unexpected_keys
+        found = f"missing {missing[:3]}, unexpected {list(result.unexpected_keys)[:3]}" if others else None
+    except (KeyError, RuntimeError, ValueError) as error:  # of another rank, say
+        found = _in_short(error)
+    if found:
         raise LLMError(
-            f"{path}: expected the adapters of this LLM and these lora_* settings; missing {missing[:3]}, "
-            f"unexpected {list(result.unexpected_keys)[:3]}."
+            f"{path}: expected the adapters of this LLM and these lora_* settings, found others ({found}). "
+            "Set llm and lora_* as they were when these adapters were tuned."
         )
+
+
+def with_adapter(model, folder):
+    """Put the adapters of a folder on an LLM; the folder says what they are (PEFT).
+
+    Args:
+        model (transformers.PreTrainedModel), folder (str or pathlib.Path): where `save_adapter` (or PEFT) saved them.
+
+    Returns:
+        peft.PeftModel: in evaluation mode, frozen.
+
+    Raises:
+        LLMError: they are not there, are damaged, or do not fit the model.
+    """
+    try:
+        llm = PeftModel.from_pretrained(model, folder)
+    except Exception as error:  # of both files, in many ways
+        raise LLMError(
+            f"Expected saved adapters of this LLM in {folder}, found none that can be loaded ({type(error).__name__}: "
+            f"{_in_short(error)}). Copy the folder again, or give the LLM that they were tuned with."
+        ) from error
+    load_adapter(llm, folder)  # PEFT itself only warns of those that are missing
+    return llm.eval()

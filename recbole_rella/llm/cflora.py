@@ -18,6 +18,7 @@ from torch import nn
 from recbole_rella.errors import RellaError
 from recbole_rella.llm.rellax import BesideAdapters, different_rows
 from recbole_rella.llm.scoring import ONE_AT_A_TIME
+from recbole_rella.llm.tree_attention import is_recomputed
 
 GATES = "gates.safetensors"
 
@@ -76,6 +77,11 @@ class Gates(BesideAdapters):
                     down.register_forward_hook(self._hook(key))
         if not self.gates:
             raise GateError(f"cflora: expected an LLM with LoRA adapters of linear layers, found none in {type(llm).__name__}.")
+        if is_recomputed(llm):  # in the backward pass, when `numbered` may be over
+            raise GateError(
+                "cflora: expected an LLM whose gradients are not checkpointed, found one that computes its layers again in the "
+                "backward pass. Leave llm_gradient_checkpointing (gradient_checkpointing of add_lora) at False."
+            )
         embedding = llm.get_input_embeddings()
         self._tokens, self._step = embedding.num_embeddings, 1
         self._vectors = self._under = None

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from recbole_rella.errors import RellaError
 from recbole_rella.files import cache_key, file_fingerprint, lock, replacing_folder, write_json
+from recbole_rella.llm.weights import TELLING, lacking
 
 logger = logging.getLogger(__name__)
 
@@ -148,16 +149,20 @@ def _unpack(path, identity, folder):
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
     try:
         tokenizer = _with_whole_tokens(AutoTokenizer.from_pretrained(**where), path)
-        model = _plain(
-            AutoModelForCausalLM.from_pretrained(
-                **where, quantization_config=transformers.GgufConfig(dequantize=True), dtype=torch.float32
-            )
+        model, found = AutoModelForCausalLM.from_pretrained(
+            **where, quantization_config=transformers.GgufConfig(dequantize=True), dtype=torch.float32, **TELLING
         )
+        lack, model = lacking(model, found), _plain(model)
     except Exception as error:  # of a damaged file and of an unknown architecture alike, in many ways
         raise GgufError(
             f"llm: expected a GGUF file of an architecture that transformers reads, found {path}, which cannot be loaded "
             f"({type(error).__name__}: {error}). Download it again, or give the Hugging Face checkpoint that it was made of."
         ) from error
+    if lack:
+        raise GgufError(
+            f"llm: expected a GGUF file with all weights of its LLM, found {path} with {lack}. Download it again, or give the "
+            "Hugging Face checkpoint that it was made of."
+        )
     with replacing_folder(folder, own=True) as temporary:  # in the cache
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

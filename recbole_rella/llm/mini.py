@@ -231,14 +231,16 @@ def _loss(model, soft, numbers, batch, dropout, unknown):
     return (losses * weights).sum() / weights.sum()
 
 
-def _train(model, soft, tokenizer, epoch_documents, steps_an_epoch, numbers, settings, device, show_progress):
+def _train(model, soft, tokenizer, epoch_documents, steps_an_epoch, numbers, settings, show_progress):
     """Pretrain an LLM, and its soft tokens where it has them (SoftTokens or None, Numbers or None)."""
     trained = [*model.parameters(), *(() if soft is None else soft.parameters())]
     matrices, vectors = [p for p in trained if p.dim() > 1], [p for p in trained if p.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
     total = steps_an_epoch * settings.epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=total, pct_start=0.1)
+    # OneCycleLR divides by the length of its first phase, which a tenth of 10 steps leaves none.
+    rising = 0.1 if 0.1 * total != 1 else 0.2
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=total, pct_start=rising)
     unknown, first_soft = tokenizer.eos_token_id, None if soft is None else len(tokenizer)
     tokenizer = PromptTokenizer(tokenizer, "never", system="", answers=())
     alone = None if soft is None else _alone(tokenizer, numbers, first_soft)
@@ -342,7 +344,7 @@ def _make(folder, texts, epoch_documents, documents_an_epoch, settings, device, 
             soft = SoftTokens(model, places, "xavier", {"item": unknown, "row": unknown}, history=encoded).to(device)
         steps = -(-documents_an_epoch // _DOCUMENTS_A_STEP)
         if settings.epochs:
-            _train(model, soft, tokenizer, epoch_documents, steps, numbers, settings, device, show_progress)
+            _train(model, soft, tokenizer, epoch_documents, steps, numbers, settings, show_progress)
         with replacing_folder(folder, own=True) as temporary:  # in the cache
             model.to("cpu").save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)

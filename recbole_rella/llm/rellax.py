@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -95,13 +96,16 @@ class BesideAdapters(nn.Module):
         """Load what `save` saved.
 
         Raises:
-            RellaError: of the class `error`: the file is not there, or holds something else.
+            RellaError: of the class `error`: the file is not there, is damaged, or holds something else.
         """
         path = Path(folder) / self.file
         try:
             self.load_state_dict(processes.from_first(lambda: load_file(path)))
-        except (OSError, RuntimeError) as error:
-            raise self.error(f"{path}: expected {self.what}, found none that fit ({' '.join(str(error).split())}).") from error
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise self.error(
+                f"{path}: expected {self.what}, found none that fit ({' '.join(str(error).split())}). Set these keys as they were "
+                "when it was saved; if they are, the file is damaged: copy it again, or tune again."
+            ) from error
 
 
 class Rellax(nn.Module):

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -181,10 +182,18 @@ class SoftTokens(BesideAdapters):
 
         Args:
             folder (str or pathlib.Path or None): of the LLM.
+
+        Raises:
+            SoftTokenError: the file is damaged.
         """
         if folder is None or not (Path(folder) / SOFT_TOKENS).is_file():
             return
-        known, own = load_file(Path(folder) / SOFT_TOKENS), self.state_dict()
+        try:
+            known, own = load_file(Path(folder) / SOFT_TOKENS), self.state_dict()
+        except SafetensorError as error:
+            raise SoftTokenError(
+                f"llm: expected soft tokens in {Path(folder) / SOFT_TOKENS}, found a damaged file ({error}): copy the folder again."
+            ) from error
         fits = {name: tensor for name, tensor in known.items() if name in own and own[name].shape == tensor.shape}
         if set(fits) == set(known):
             self.load_state_dict(fits, strict=False)

@@ -11,7 +11,7 @@ import numpy as np
 from recbole_rella.errors import RellaError
 from recbole_rella.prompt.soft_places import SoftPlaces
 from recbole_rella.prompt.stored_prompts import StoredPrompts
-from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate, as_numbers, places_of_marks
+from recbole_rella.prompt.template import FOR_PLACES, Behaviour, Others, PromptTemplate, as_numbers, places_of_marks
 from recbole_rella.prompt.tokenization import PromptTokenizer
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.fields import BOTH, RECENT
@@ -21,6 +21,8 @@ from recbole_rella.rows.numbers import as_in_file, in_whole
 # How the retrieved behaviours stand, given closest first. Those of `both` that are there for being recent follow them, in time
 # order, but where all shown behaviours stand in time order.
 _ORDERS = {"time": np.sort, "recent_last": np.sort, "similarity": np.array, "similarity_reversed": np.flip}
+# Rows on which a template is tried with marks.
+_CHECKED = 20
 
 
 class PromptBudgetError(RellaError):
@@ -142,6 +144,19 @@ class RowTexts:
         """The text of one prompt; `shown` as from `shown`."""
         return self.template.text(**self._parts(row, target, shown))
 
+    def check_marks(self, rows, **marks):
+        """Check that prompts say the same with their parts marked, on some of these rows.
+
+        Args:
+            rows (numpy.ndarray): row_ids, int [n].
+            **marks: as for `PromptTemplate.check_marks`.
+
+        Raises:
+            TemplateError: one does not.
+        """
+        for row in np.random.default_rng(0).choice(rows, size=min(_CHECKED, len(rows)), replace=False):
+            self.template.check_marks(self._parts(row, self.rows.item[row], self.recent(row)), **marks)
+
     def document(self, row, shown):
         """The prompt of one row with its answer, and where answers and ratings stand: see `PromptTemplate`."""
         return self.template.document(**self._parts(row, self.rows.item[row], shown), label=int(self.rows.label[row]))
@@ -167,7 +182,7 @@ class Prompter(RowTexts):
         """Token ids of one prompt, soft tokens included, whatever their number."""
         if self.soft is None or not self.soft.among_words:
             return self.tokenizer.ids(self.text(row, target, shown)) + ([] if self.soft is None else self.soft.of_row)
-        text, places = places_of_marks(self.template.text(**self._parts(row, target, shown), soft=("text", "answer", "rating")))
+        text, places = places_of_marks(self.template.text(**self._parts(row, target, shown), **FOR_PLACES))
         numbers = sorted(places, key=places.get)
         ids, before = self.tokenizer.with_places(text, [places[number] for number in numbers])
         return self.soft.inserted(ids, dict(zip(numbers, before)), target, self.rows.item[shown].tolist())

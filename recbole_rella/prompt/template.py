@@ -6,7 +6,8 @@ them out for every row. docs/prompts.md lists what a template can use.
 
 import re
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache, partial, wraps
+from itertools import zip_longest
 from numbers import Number
 
 import jinja2
@@ -18,10 +19,15 @@ from recbole_rella.errors import RellaError
 from recbole_rella.key_rules import HISTORY_NUMBERS, same_field
 
 # Mark what a language model learns to say within a document (see `PromptTemplate.document`), and the places of soft tokens, by
-# number (see `places_of_marks`). Private-use characters, removed from every field.
-_BEGIN, _END, _SOFT = "\ue000", "\ue001", "\ue003"
-_MARKS = re.compile(f"[{_BEGIN}{_END}{_SOFT}]")
-_SPANS = re.compile(rf"{_BEGIN}([^{_END}]*){_END}(?:{_SOFT}(\d+){_SOFT})?")
+# number (see `places_of_marks`): n is the character n behind _SOFT, of which no template leaves a half. Private-use characters,
+# removed from every field.
+_BEGIN, _END, _SOFT, _LAST = "\ue000", "\ue001", "\U000f0000", "\U0010ffff"
+_ANY_MARK = f"{_BEGIN}{_END}{_SOFT}-{_LAST}"
+_MARKS = re.compile(f"[{_ANY_MARK}]")
+_SPANS = re.compile(f"{_BEGIN}([^{_ANY_MARK}]*){_END}([{_SOFT}-{_LAST}])?")
+# What is marked, as arguments of `PromptTemplate.text`: for documents, and for places of soft tokens.
+FOR_DOCUMENTS = {"soft": ("answer", "rating"), "marked": True}
+FOR_PLACES = {"soft": ("text", "answer", "rating")}
 _CLOSING = ")]}\"'\u2019\u201d\u00bb"
 
 
@@ -91,6 +97,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj, attribute):
         if not isinstance(obj, Parts):
+            if attribute == "join" and isinstance(obj, str):  # Python's own takes no marks along
+                return lambda texts: obj.join(str(text) if isinstance(text, _Marked) else text for text in texts)
             return super().getattr(obj, attribute)
         try:
             return obj[attribute]
@@ -119,9 +127,57 @@ def _is_plain(value):
     return isinstance(value, list | tuple) and all(map(_is_plain, value))
 
 
+class _Marked(str):
+    """A text that is marked where a template writes it, and is itself wherever a template asks about it.
+
+    What is made of it alone (a piece, capitals) is marked as it is; what it is joined to has its marks as characters.
+
+    Args:
+        text (str): what it says.
+        before, behind (str): marks around it.
+    """
+
+    def __new__(cls, text, before="", behind=""):
+        made = super().__new__(cls, str.__str__(text))
+        made._before, made._behind = before, behind
+        return made
+
+    def __str__(self):
+        return f"{self._before}{str.__str__(self)}{self._behind}"
+
+    def __format__(self, how):
+        return f"{self._before}{str.__str__(self):{how}}{self._behind}"
+
+    def __add__(self, other):
+        return str(self) + str(other) if isinstance(other, str) else NotImplemented
+
+    def __radd__(self, other):
+        return str(other) + str(self) if isinstance(other, str) else NotImplemented
+
+    def __iter__(self):
+        return iter(self._all_marked(list(super().__iter__())))
+
+    def _all_marked(self, made):
+        return type(self)(made, self._before, self._behind) if isinstance(made, str) else type(made)(map(self._all_marked, made))
+
+
+def _of_one_text(name):
+    method = getattr(str, name)
+    return wraps(method)(lambda self, *args, **named: self._all_marked(method(self, *args, **named)))
+
+
+# What Python makes of one text; not by format and format_map, which a sandbox knows by what they are.
+_OF_ONE_TEXT = """
+__getitem__ capitalize casefold center expandtabs ljust lower lstrip partition removeprefix removesuffix replace rjust rpartition
+rsplit rstrip split splitlines strip swapcase title translate upper zfill
+""".split()
+for _name in _OF_ONE_TEXT:
+    setattr(_Marked, _name, _of_one_text(_name))
+
+
 def clean(text):
     """One line, single spaces, no private marks: what every field goes through before it is shown."""
-    return re.sub(rf"[\s{_BEGIN}{_END}{_SOFT}]+", " ", str(text)).strip()
+    return re.sub(rf"[\s{_ANY_MARK}]+", " ", str(text)).strip()
 
 
 def places_of_marks(text):
@@ -135,13 +191,12 @@ def places_of_marks(text):
     Returns:
         tuple: str; dict, number -> place in that str.
     """
-    parts, places, length = re.split(f"{_SOFT}(\\d+){_SOFT}", text), {}, 0
+    parts, places, length = re.split(f"([{_SOFT}-{_LAST}])", text), {}, 0
     for place, part in enumerate(parts):
         if place % 2:
-            places[int(part)] = length
+            places[ord(part) - ord(_SOFT)] = length
         else:
-            parts[place] = part.replace(_SOFT, "")  # what a template cut a mark into
-            length += len(parts[place])
+            length += len(part)
     plain = "".join(parts[::2])
     return plain, {n: len(plain) - len(plain[place:].lstrip(_CLOSING)) for n, place in places.items()}
 
@@ -331,20 +386,16 @@ class PromptTemplate:
         fields = Fields(self._user_fields(user), "user")
         return {"profile": clean(self._render("prompt_profile", user=fields)), "user": fields}
 
-    def _behaviour_parts(self, item, rating, label, marked):
+    def _behaviour_parts(self, item, rating, label):
         parts = dict(self.item(item))
         if label is not None:
             parts["answer"] = self._answers[0] if label else self._answers[1]
         if rating is not None:
             parts["stars"] = Rating(rating)
             parts["rating"] = clean(self._render("prompt_rating", rating=parts["stars"]))
-        if marked:
-            for name in ("answer", "rating"):
-                if name in parts:
-                    parts[name] = f"{_BEGIN}{parts[name]}{_END}"
         return parts
 
-    def text(self, user, target, behaviours, others, numbers=None, marked=False, soft=()):
+    def text(self, user, target, behaviours, others, numbers=None, soft=(), marked=False):
         """The prompt of one row, without its answer.
 
         Args:
@@ -352,9 +403,9 @@ class PromptTemplate:
             behaviours (list of Behaviour): shown, in this order.
             others (Others): the behaviours that are not shown.
             numbers (dict, optional): str -> value, for the names in `numbers`.
-            marked (bool): mark the answers and ratings of the behaviours, for `document`.
             soft (tuple of str): mark which parts of each behaviour (text, answer, rating) by its number, and the target's name by
                 0, for `places_of_marks`; none by default.
+            marked (bool): mark where these begin and end too, for `document`.
 
         Returns:
             str: lines, with no white space at the end.
@@ -364,14 +415,14 @@ class PromptTemplate:
         """
         numbers = numbers or {}
         shown = [
-            Parts(self._behaviour(b.item, b.rating, b.label, marked), number=number, **({} if b.time is None else {"time": b.time}))
+            Parts(self._behaviour(b.item, b.rating, b.label), number=number, **({} if b.time is None else {"time": b.time}))
             for number, b in enumerate(behaviours, start=1)
         ]
         asked = Parts(self.item(target), **{part: numbers[name] for part, name in _OF_TARGET.items() if name in numbers})
-        if soft:
-            for number, parts in enumerate((asked, *shown)):
-                told = {name: parts[name] for name in soft if name in parts}
-                parts.update({name: f"{words}{_SOFT}{number}{_SOFT}" for name, words in told.items()})
+        begin, end = (_BEGIN, _END) if marked else ("", "")
+        for number, parts in enumerate((asked, *shown) if soft else ()):
+            told = {name: parts[name] for name in soft if name in parts}
+            parts.update({name: _Marked(words, begin, end + chr(ord(_SOFT) + number)) for name, words in told.items()})
         return self._render(
             "prompt_template",
             **self.profile(user),
@@ -383,6 +434,26 @@ class PromptTemplate:
             history=Parts(numbers),
         ).strip()
 
+    def check_marks(self, parts, **marks):
+        """Check that a prompt says the same whether parts of it are marked or not.
+
+        Args:
+            parts (Mapping): what the template lays out, arguments of `text`.
+            **marks: FOR_DOCUMENTS or FOR_PLACES.
+
+        Raises:
+            TemplateError: it does not, or `text` raises.
+        """
+        plain, found = self.text(**parts), _MARKS.sub("", self.text(**parts, **marks))
+        if found != plain:
+            lines = zip_longest(found.split("\n"), plain.split("\n"))
+            one, other = next((one, other) for one, other in lines if one != other)
+            raise TemplateError(
+                f"prompt_template: expected a text that says the same where behaviour.{', .'.join(marks['soft'])} are marked, by "
+                f"which the embedded LLM or soft tokens find them, found {one!r} in the place of {other!r}. Compare, count and pad "
+                "each by itself, before ~, %, + or a block of {% set %} joins it to other text."
+            )
+
     def document(self, user, target, behaviours, others, label, numbers=None):
         """The prompt of one row with its answer, and what a language model learns there: a text to pretrain on.
 
@@ -390,13 +461,13 @@ class PromptTemplate:
             tuple: str; list of (begin, end), the spans of characters that are answers or ratings, in order; dict, number of a
             behaviour, from 1, or 0 for the target -> the first span that is said of it, a place in that list.
         """
-        marked = self.text(user, target, behaviours, others, numbers, marked=True, soft=("answer", "rating"))
+        marked = self.text(user, target, behaviours, others, numbers, **FOR_DOCUMENTS)
         joint = "" if marked[-1:].isspace() else " "
         marked += f"{joint}{_BEGIN}{self._answers[0] if label else self._answers[1]}{_END}"
         plain, spans, first, end = "", [], {}, 0
         for span in _SPANS.finditer(marked):
             plain += _MARKS.sub("", marked[end : span.start()])
-            first.setdefault(int(span[2] or 0), len(spans))
+            first.setdefault(ord(span[2] or _SOFT) - ord(_SOFT), len(spans))
             spans.append((len(plain), len(plain) + len(span[1])))
             plain, end = plain + span[1], span.end()
         return plain, spans, first

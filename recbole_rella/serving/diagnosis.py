@@ -54,7 +54,7 @@ class Diagnosis:
         shown = self.table.assign(
             **{name: self.table[name].map("{:.4f}".format) for name in ("AUC", "LogLoss", "UAUC", "moved")},
             p=["-", *self.table["p"][1:].map(lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}")],
-        )
+        ).replace("nan", "-")
         return (
             f"# What {self.run} reads of a history\n\n{self.rows} test rows, the same for all; nothing is tuned. "
             "moved: mean change of P(yes). p: that the AUC differs from the first by chance (paired bootstrap). "

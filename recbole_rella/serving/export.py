@@ -8,11 +8,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from peft import PeftModel
-
 from recbole_rella.data.rellax import make_rellax
 from recbole_rella.errors import RellaError
 from recbole_rella.files import AnyPath, check_folder, is_new, replacing, replacing_folder, write_text
+from recbole_rella.llm.backbone import with_adapter
 from recbole_rella.llm.merged_folder import write_merged
 from recbole_rella.quick_start import load_run_data
 from recbole_rella.rows.fields import KIND, KINDS, ROW_ID
@@ -52,6 +51,7 @@ class Export:
 
         Raises:
             ExportError: there is something in the folder. OutputError: there is no place for one.
+            LLMError: the LLM, or the run's adapters, cannot be loaded.
         """
         folder = check_new(folder)
         self._refuse_rows()
@@ -59,7 +59,7 @@ class Export:
         backbone, soft = assembly.backbone, {}
         # Adapters were tuned on top of the weights as they were quantized, not on top of the ones before.
         base = backbone.model.dequantize() if backbone.quantization else backbone.model
-        llm = PeftModel.from_pretrained(base, self.run.folder / ADAPTER)
+        llm = with_adapter(base, self.run.folder / ADAPTER)
         if (rellax := make_rellax(self._config, llm, assembly, self._parts["train"].inter_feat[ROW_ID].numpy())) is not None:
             rellax.load(self.run.folder / ADAPTER)
             items = rellax.to(base.device).soft.of_items()

@@ -14,14 +14,13 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from peft import PeftModel
 
 from recbole_rella.config import cache_folder, chat_template
 from recbole_rella.errors import RellaError
 from recbole_rella.files import is_new, replacing_folder, write_json
 from recbole_rella.key_rules import TRANSFORMERS, text_encoder
 from recbole_rella.keys import affecting, check_engine, refuse
-from recbole_rella.llm.backbone import Backbone, save_adapter
+from recbole_rella.llm.backbone import Backbone, save_adapter, with_adapter
 from recbole_rella.llm.gguf_file import is_gguf, unpacked
 from recbole_rella.prompt.soft_places import OF_ROWS
 from recbole_rella.prompt.template import PromptTemplate
@@ -137,6 +136,7 @@ def load(folder, device=None, engine=MappingProxyType({})):
 
     Raises:
         ScorerError: the folder holds no scorer, or its LLM or encoder is not the one that it was saved with.
+        LLMError: its LLM, or its adapters, cannot be loaded.
     """
     folder = Path(folder).expanduser()
     try:
@@ -184,7 +184,7 @@ def load(folder, device=None, engine=MappingProxyType({})):
     def kept(kind, make, names):
         return make(*(arrays[f"{kind}.{name}"] for name in names)) if f"{kind}.{names[0]}" in arrays else None
 
-    llm, soft = PeftModel.from_pretrained(backbone.model, folder / ADAPTER).eval(), None
+    llm, soft = with_adapter(backbone.model, folder / ADAPTER), None
     if saved["soft"] is not None:
         soft = SoftRequests.saved(llm, saved["soft"], arrays.get("soft.table"), folder / ADAPTER)
     return {

@@ -193,7 +193,7 @@ def test_another_conventional_model_is_told(movies, crm, llms):
     load_data_and_model("run", allow_changed=["crm"])
 
 
-def test_what_soft_tokens_need_is_asked_for(movies, crm, llms):
+def test_what_soft_tokens_need_is_asked_for(movies, crm, llms, monkeypatch):
     name, tiny = movies
     tiny = {**tiny, "llm": llms("llama")}
     with pytest.raises(ConfigError, match=r"crm: expected the folder of a run .* as spa_tokens has behaviours"):
@@ -205,6 +205,13 @@ def test_what_soft_tokens_need_is_asked_for(movies, crm, llms):
     Path("mine.jinja").write_text("{{ question }}\n{{ target.text }}:")
     with pytest.raises(TemplateError, match="nothing of behaviour 1 of"):
         build(name, tiny, prompt_template="mine.jinja", **{**ALL, "spa_tokens": ["behaviours"]})
+    Path("mine.jinja").write_text("{% for b in behaviours %}{{ '%-40s' % b.text }} {{ b.answer }}\n{% endfor %}{{ target.text }}:")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(TemplateError, match="the same where behaviour.text, .answer, .rating are mark"),
+    ):
+        patch.setattr("recbole_rella.data.assembly.llm_path", None)  # before an LLM is looked for
+        build(name, tiny, prompt_template="mine.jinja", **ALL)
     only_items = Vectors(crm)
     del Vectors.user_vectors
     try:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from helpers import FAMILIES, MIXTURES, write_llm, written_predictions
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from recbole_rella import load_data_and_model, run_recbole_rella
 from recbole_rella.llm import backbone
-from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, automatic_dtype, load_adapter, save_adapter
+from recbole_rella.llm.backbone import Backbone, LLMError, add_lora, automatic_dtype, load_adapter, save_adapter, with_adapter
 from recbole_rella.llm.scoring import answer_logits, p_yes
+from recbole_rella.llm.weights import lacking
 from recbole_rella.serving.export import Export
 
 
@@ -183,6 +185,26 @@ def test_an_adapter_that_does_not_fit(llms, tmp_path):
         load_adapter(adapted(llms("llama"), ["v_proj"]), tmp_path)
     with pytest.raises(LLMError, match="Expected a saved adapter at .*, found none"):
         load_adapter(adapted(llms("llama"), ["v_proj"]), tmp_path / "nothing")
+    with pytest.raises(
+        LLMError, match=r"expected the adapters of this LLM and these lora_\* .* size mismatch for .* Set llm and lora_"
+    ):
+        load_adapter(adapted(llms("llama"), ["q_proj"], r=8), tmp_path)
+    plain = Backbone(llms("llama"), "cpu").model
+    whole = (tmp_path / "adapter_model.safetensors").read_bytes()
+    without(tmp_path / "adapter_model.safetensors", "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight")
+    with pytest.raises(LLMError, match=r"found others \(missing .*layers.1.self_attn.q_proj.lora_B"):
+        with_adapter(plain, tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(whole[:300])
+    with pytest.raises(LLMError, match=f"Expected a saved adapter at {tmp_path}/.*, found a damaged file .* copy it again"):
+        load_adapter(adapted(llms("llama"), ["q_proj"]), tmp_path)
+    with pytest.raises(
+        LLMError, match=f"Expected saved adapters of this LLM in {tmp_path}, found none that can be loaded .SafetensorE"
+    ):
+        with_adapter(Backbone(llms("llama"), "cpu").model, tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(whole)
+    with_settings(tmp_path / "adapter_config.json", r=8)
+    with pytest.raises(LLMError, match="found none that can be loaded .RuntimeError: .*size mismatch"):
+        with_adapter(Backbone(llms("llama"), "cpu").model, tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -298,6 +320,73 @@ def test_a_tokenizer_that_does_not_load_says_what_to_install(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
     with pytest.raises(LLMError, match="whose tokenizer cannot be loaded .* pip install sentencepiece protobuf"):
         Backbone(tmp_path, "cpu").tokenizer  # noqa: B018
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def point_to(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1234\n")
+
+
+def with_settings(path, **settings):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+def without(path, *names):
+    save_file({name: tensor for name, tensor in load_file(path).items() if name not in names}, path, metadata={"format": "pt"})
+
+
+DAMAGES = {
+    "cut weights": ("model.safetensors", cut, "weights cannot be loaded .SafetensorError.*git lfs pull"),
+    "a pointer in their place": ("model.safetensors", point_to, "weights cannot be loaded .SafetensorError.*git lfs pull"),
+    "another size": (
+        "config.json",
+        lambda path: with_settings(path, hidden_size=48),
+        r"all weights of its config.json, found '.*' with lm_head.weight of \[465, 32\], not of \[465, 48\], .*and 18 more",
+    ),
+    "no heads": ("config.json", lambda path: with_settings(path, num_attention_heads=0), "configuration cannot be loaded .ZeroDiv"),
+    "no head": (
+        "model.safetensors",
+        lambda path: without(path, "lm_head.weight"),
+        "with no lm_head.weight. If it is one, its files",
+    ),
+    "more layers": (
+        "config.json",
+        lambda path: with_settings(path, num_hidden_layers=3),
+        "with no model.layers.2.input_layer",
+    ),
+    "a cut tokenizer": ("tokenizer.json", cut, "tokenizer cannot be loaded"),
+    "a cut configuration": ("config.json", cut, "configuration cannot be loaded .* download or save them again"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_llm_is_refused(damage, llms, tmp_path):
+    """Rather than in a traceback of who reads its files, or as an LLM that is made up in part."""
+    folder = shutil.copytree(llms("llama"), tmp_path / "llm")
+    file, do, message = DAMAGES[damage]
+    do(folder / file)
+    with pytest.raises(LLMError, match=message):
+        getattr(Backbone(folder, "cpu"), "tokenizer" if "tokenizer" in damage else "model")
+
+
+def test_memory_that_is_too_small_is_no_fault_of_an_llm(llms, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        Backbone(llms("llama"), "cpu").model  # noqa: B018
+
+
+def test_a_checkpoint_needs_neither_a_tied_head_nor_what_is_computed(llms):
+    """Of tied weights there is one, and buffers are made."""
+    assert "lm_head.weight" not in load_file(Path(llms("qwen2.5")) / "model.safetensors")
+    model = Backbone(llms("qwen2.5"), "cpu").model
+    buffers = {name for name, _ in model.named_buffers()}
+    assert buffers and lacking(model, {"missing_keys": buffers, "mismatched_keys": set()}) == ""
 
 
 COMMITS = {"main": "a" * 40, "v2": "b" * 40}

@@ -9,7 +9,7 @@ from helpers import FAMILIES
 from transformers import AutoModelForCausalLM
 
 from recbole_rella.llm.backbone import LLMError, add_lora, freeze_adapter
-from recbole_rella.llm.cflora import GateError, Gates
+from recbole_rella.llm.cflora import GATES, GateError, Gates
 from recbole_rella.llm.scoring import answer_logits, forward_passes, merged, p_yes, pad
 
 SIZE, R = 5, 3
@@ -121,8 +121,14 @@ def test_what_gates_cannot_do(llms, tmp_path):
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in gates.state_dict().items())
     with pytest.raises(GateError, match="expected the gates of these adapters"):
         with_gates(llms("llama"), ["q_proj", "v_proj"])[1].load(tmp_path)
+    (tmp_path / GATES).write_bytes((tmp_path / GATES).read_bytes()[:300])
+    with pytest.raises(GateError, match="found none that fit .* the file is damaged: copy it again, or tune again"):
+        again.load(tmp_path)
     untuned = add_lora(AutoModelForCausalLM.from_pretrained(llms("llama")), R, 6, 0.0, ["q_proj"])
     with pytest.raises(LLMError, match="expected adapters that were tuned, found some whose B is 0"):
         freeze_adapter(untuned)
     with pytest.raises(GateError, match="found none in"):
         Gates(AutoModelForCausalLM.from_pretrained(llms("llama")), SIZE, "paper", torch.nn.Identity())
+    again = add_lora(AutoModelForCausalLM.from_pretrained(llms("llama")), R, 6, 0.0, ["q_proj"], gradient_checkpointing=True)
+    with pytest.raises(GateError, match="cflora: expected an LLM whose gradients are not checkpointed, found one that computes"):
+        Gates(again, SIZE, "paper", torch.nn.Identity())

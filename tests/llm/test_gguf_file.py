@@ -22,7 +22,7 @@ from recbole_rella.serving.scorer import Scorer
 reads = pytest.mark.skipif(not gguf_file._READS_FILES, reason="this version of transformers is refused")
 
 
-def write_gguf(path, folder, quantization=None):
+def write_gguf(path, folder, quantization=None, left_out=()):
     """Write a Qwen2 checkpoint as llama.cpp's converter does: its own names of tensors and settings, a byte-level tokenizer."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     config, writer = model.config, gguf.GGUFWriter(path, "qwen2")
@@ -52,6 +52,8 @@ def write_gguf(path, folder, quantization=None):
         values = tensor.numpy()
         kind = quantization if quantization is not None and values.ndim == 2 else gguf.GGMLQuantizationType.F32
         own = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if own in left_out:
+            continue
         writer.add_tensor(own, gguf.quants.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -157,7 +159,7 @@ def test_a_saved_scorer_names_the_file_and_not_its_folder_in_the_cache(made, mov
 
 
 @reads
-def test_files_that_cannot_be_read(made, movies, tmp_path, monkeypatch):
+def test_files_that_cannot_be_read(made, movies, llms, tmp_path, monkeypatch):
     path, _ = made
     name, tiny = movies
     (tmp_path / "page.gguf").write_text("<html>not found</html>")
@@ -166,6 +168,10 @@ def test_files_that_cannot_be_read(made, movies, tmp_path, monkeypatch):
     (tmp_path / "half.gguf").write_bytes(path.read_bytes()[:2000])
     with pytest.raises(GgufError, match="which cannot be loaded"):
         unpacked(tmp_path / "half.gguf", tmp_path / "cache")
+    with pytest.raises(
+        GgufError, match=r"all weights of its LLM, found .*less.gguf with no model.layers.0.self_attn.q_proj.weight. Downl"
+    ):
+        unpacked(write_gguf(tmp_path / "less.gguf", llms("qwen2"), left_out=["blk.0.attn_q.weight"]), tmp_path / "cache")
     with pytest.raises(GgufError, match=r"one of several parts \(big-00001-of-00002.gguf\)"):
         unpacked(tmp_path / "big-00001-of-00002.gguf", tmp_path / "cache")
     writer = gguf.GGUFWriter(tmp_path / "new.gguf", "mamba9000")

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from recbole_rella import run_recbole_rella
 from recbole_rella.llm import mini
 from recbole_rella.llm.soft_tokens import SoftTokenError
+from recbole_rella.prompt.template import TemplateError
 from recbole_rella.rows.history import TEST
 
 
@@ -158,6 +159,51 @@ def test_other_wordings(layout, movies, tmp_path):
     yes, no = dataset.assembly.answer_ids
     assert np.mean([torch.softmax(x, -1)[[yes, no]].sum().item() for x in logits]) > 0.6
     assert np.std(margin) > 0
+
+
+LIKED_FIRST = """{% for b in behaviours if b.answer == yes %}{{ b.text }} ({{ b.answer }}), {% endfor %}
+and not {% for b in behaviours if b.answer == no %}{{ b.text }} ({{ b.answer }}), {% endfor %}
+{{ target.text }}:"""
+
+
+def test_a_template_that_compares_answers_is_learned_as_it_prompts(movies, tmp_path, monkeypatch):
+    """Each shown behaviour is in its document, once."""
+    name, tiny = movies
+    (tmp_path / "own.jinja").write_text(LIKED_FIRST)
+    read = []
+    make = mini.mini_llm
+    monkeypatch.setattr(
+        "recbole_rella.data.embedded_llm.mini_llm",
+        lambda texts, documents, *more: read.extend(documents(0)) or make(texts, documents, *more),
+    )
+    dataset = build(name, tiny, prompt_template=str(tmp_path / "own.jinja"), mini_epochs=0)
+    assert any(") (Yes), " in document.text for document in read) and any(") (No), " in document.text for document in read)
+    rows, prompter = dataset.rows, dataset.assembly.prompter
+    for document in read:
+        shown = np.sort(list(document.first.values())[:-1]).astype(int)
+        row = list(document.first.values())[-1]
+        assert document.text == prompter.text(row, rows.item[row], shown) + (" Yes" if rows.label[row] else " No")
+        assert len(document.spans) == len(shown) + 1 == document.text.count("(Yes)") + document.text.count("(No)") + 1
+
+
+def test_a_template_that_says_something_else_in_documents_is_refused_before_pretraining(movies, tmp_path, monkeypatch):
+    name, tiny = movies
+    (tmp_path / "own.jinja").write_text(
+        "{% for b in behaviours %}{{ '%-9s' % b.answer }}{{ b.text }}\n{% endfor %}{{ target.text }}:"
+    )
+    monkeypatch.setattr(mini, "_make", None)
+    with pytest.raises(
+        TemplateError, match="prompt_template: expected a text that says the same where behaviour.answer, .rating are"
+    ):
+        build(name, tiny, prompt_template=str(tmp_path / "own.jinja"))
+
+
+@pytest.mark.parametrize("steps", [1, 9, 10, 11, 20])
+def test_pretraining_takes_any_number_of_steps(steps, movies):
+    """Ten steps leave a tenth of them, in which the learning rate rises, no length."""
+    name, tiny = movies
+    dataset = build(name, tiny, mini_history_size=1000, mini_epochs=steps)  # one document an epoch, and one step
+    assert all(weights.isfinite().all() for weights in dataset.assembly.backbone.model.parameters())
 
 
 def test_pretraining_leaves_the_random_state_alone(movies, own_cache):

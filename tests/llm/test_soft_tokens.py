@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from recbole_rella.llm.backbone import add_lora
 from recbole_rella.llm.rellax import EncodedNumbers
 from recbole_rella.llm.scoring import answer_logits, forward_passes, p_yes, pad
-from recbole_rella.llm.soft_tokens import SoftTokenError, SoftTokens
+from recbole_rella.llm.soft_tokens import SOFT_TOKENS, SoftTokenError, SoftTokens
 from recbole_rella.prompt.soft_places import SoftPlaces
 
 ITEMS, HISTORY = 6, ("user_mean", "item_count", "days_since_last")
@@ -197,6 +197,11 @@ def test_saved_and_loaded(tmp_path, llms):
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in soft.state_dict().items())
     with pytest.raises(SoftTokenError, match="expected the soft tokens of this LLM"):
         with_soft_tokens(llms("llama"), of=("behaviours",))[2].load(tmp_path)
+    (tmp_path / SOFT_TOKENS).write_bytes(b"cut")
+    with pytest.raises(SoftTokenError, match="expected the soft tokens of this LLM .* the file is damaged: copy it again"):
+        other.load(tmp_path)
+    with pytest.raises(SoftTokenError, match="llm: expected soft tokens in .*, found a damaged file"):
+        other.take(tmp_path)
 
 
 def test_what_belongs_to_a_row_is_not_scored_without_its_vector(llms):

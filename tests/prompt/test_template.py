@@ -12,7 +12,16 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
 from recbole_rella.config import properties_folder, template_file
-from recbole_rella.prompt.template import Behaviour, Others, PromptTemplate, TemplateError, as_numbers
+from recbole_rella.prompt.template import (
+    FOR_DOCUMENTS,
+    FOR_PLACES,
+    Behaviour,
+    Others,
+    PromptTemplate,
+    TemplateError,
+    as_numbers,
+    places_of_marks,
+)
 from recbole_rella.rows.numbers import as_in_file
 
 LAYOUT = template_file("default").read_text(encoding="utf-8")
@@ -116,6 +125,89 @@ def test_documents_mark_answers_and_ratings():
     assert text == template().text(1, 1, SHOWN, others()) + " No"
     assert [text[begin:end] for begin, end in spans] == ["Yes", "5 stars", "No", "2.5 stars", "No"]
     assert first == {1: 0, 2: 2, 0: 4}
+
+
+def each(*parts, where=""):
+    """A layout that says this of each behaviour, or of some."""
+    return f"{{% for b in behaviours {where} %}}{' '.join(parts)}\n{{% endfor %}}{{{{ target.text }}}}:"
+
+
+COMPARING = {
+    "answers": "Liked:\n{% for b in behaviours if b.answer == yes %}\n{{ b.text }} ({{ b.answer }})\n{% endfor %}\nDisliked:\n"
+    "{% for b in behaviours if b.answer != yes %}\n{{ b.text }} ({{ b.answer }})\n{% endfor %}\n{{ target.text }}:",
+    "groups": "{% for answer, of in behaviours | groupby('answer') %}"
+    "{{ answer }}: {{ of | map(attribute='text') | join(', ') }}\n{% endfor %}{{ target.text }}:",
+    "tests": each("{{ b.text }} {{ b.rating }}", where="| selectattr('answer', 'in', [yes])"),
+    "other letters": each("{{ b.answer | upper }}", where="if b.answer | lower == 'yes' or b.answer.upper() == 'NO'"),
+    "keys": each("{{ b.text }}: {{ {'Yes': 'liked', 'No': 'disliked'}[b.answer] }} {{ b.answer }}"),
+    "the target": each("{{ b.text }}{{ ' (the same)' if b.text == target.text }}: {{ b.answer }}"),
+    "words": each("{{ b.text }}{{ '!' if 'Way' in b.text }} {{ b.text | length }} {{ b.answer | lower | length }}"),
+    "pieces": each("{{ b.text[:4] }} {{ b.answer[0] }} {{ b.rating.split(' ')[0] | int + 1 }} {{ b.rating | first }}"),
+    "capitals": each("{{ b.answer | capitalize }} {{ b.text | title }}"),
+    "cut": each("{{ b.text | truncate(8, True, '', 0) }}|{{ b.text | truncate(6, False, '~', 0) }}")
+    + " {{ target.text | truncate(3, True, '', 0) }}:",
+    "joined": each("{{ b.text ~ ': ' ~ b.answer }}, {{ 'it got ' + b.rating + '.' }}", "{{ [b.text, b.rating] | join(', ') }}"),
+    "joined by Python": each(
+        "{{ '%s=%s' % (b.text, b.answer) }} {{ '{}-{:>12}'.format(b.text, b.answer) }}", "{{ '-'.join([b.text, b.answer]) }}"
+    ),
+    "printed in a list": each("{{ [b.text, b.answer] }} {{ b.answer | tojson }}"),
+    "empty": each("{{ b.text }}{% if b.rating %} {{ b.rating }}{% else %} unrated{% endif %}"),
+}
+
+
+@pytest.mark.parametrize("layout", COMPARING.values(), ids=COMPARING)
+def test_what_is_marked_says_what_it_says(layout):
+    """A template may compare, look up, cut and join what is told: documents and prompts with soft tokens read as any prompt."""
+    rating = "{{ '' if rating < 3 else rating ~ ' stars' }}" if "unrated" in layout else "{{ rating }} stars"
+    made = template(layout=layout, rating=rating)
+    plain = made.text(1, 1, SHOWN, others())
+    assert made.document(1, 1, SHOWN, others(), label=1)[0] == plain + " Yes"
+    assert places_of_marks(made.text(1, 1, SHOWN, others(), **FOR_PLACES))[0] == plain
+    for marks in (FOR_DOCUMENTS, FOR_PLACES):
+        made.check_marks({"user": 1, "target": 1, "behaviours": SHOWN, "others": others()}, **marks)
+
+
+@pytest.mark.parametrize(
+    ("layout", "spans"),
+    [
+        (COMPARING["answers"], ["Yes", "No", "No"]),
+        (COMPARING["other letters"], ["YES", "NO", "No"]),
+        (COMPARING["groups"], ["No", "Yes", "No"]),
+        (each("{{ b.answer ~ '/' + b.rating }} {{ b.answer | capitalize }}"), None),
+        (each("{{ ', '.join([b.answer, b.rating]) }} {{ [b.answer] | join('') }}"), None),
+        (each("{{ '{:>4}'.format(b.answer) }} {{ b.rating.split()[0] }}"), [" Yes", "5", "  No", "2.5", "No"]),
+    ],
+)
+def test_what_is_compared_and_cut_is_learned_all_the_same(layout, spans):
+    text, found, _ = template(layout=layout).document(1, 1, SHOWN, others(), label=0)
+    assert [text[begin:end] for begin, end in found] == (spans or ["Yes", "5 stars", "Yes", "No", "2.5 stars", "No", "No"])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        each("{% set line = b.text ~ b.answer %}{{ line | length }}"),
+        each("{% set answer %}{{ b.answer }}{% endset %}{{ 'liked' if answer == yes }}"),
+        each("{{ '%-20s' % b.answer }}|"),
+    ],
+)
+def test_what_says_something_else_with_marks_is_refused(layout):
+    """Joined to other text, marks are characters among others: who counts and compares them then is told."""
+    made, parts = template(layout=layout), {"user": 1, "target": 1, "behaviours": SHOWN, "others": others()}
+    for marks in (FOR_DOCUMENTS, FOR_PLACES):
+        with pytest.raises(TemplateError, match="prompt_template: expected a text that says the same .* found .* in the place of"):
+            made.check_marks(parts, **marks)
+
+
+def test_no_text_of_the_data_is_a_format():
+    """Marked or not: what a field holds reaches nothing of Python."""
+    made = template(layout="{{ behaviours[0].text.format(question) }}", item_fields=lambda _: {"title": "{0.__class__.__mro__}"})
+    for marks in ({}, FOR_DOCUMENTS, FOR_PLACES):
+        with pytest.raises(TemplateError, match="reaches into Python"):
+            made.text(1, 1, SHOWN, others(), **marks)
+    reaching = template(layout="{{ behaviours[0].answer.upper.__globals__ }}")
+    with pytest.raises(TemplateError, match="reaches into Python"):
+        reaching.text(1, 1, SHOWN, others(), **FOR_DOCUMENTS)
 
 
 def test_parts_are_rendered_once():

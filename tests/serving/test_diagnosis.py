@@ -106,3 +106,13 @@ def test_rows_of_which_nothing_can_be_said(made, monkeypatch):
     table[table["label"].astype(float) == 1].to_csv(path, index=False)
     with pytest.raises(DiagnosisError, match="expected test rows of both labels"):
         diagnose(made, "run")
+
+
+def test_what_cannot_be_computed_is_a_dash():
+    """No AUC in any draw, no user of both labels."""
+    nan = float("nan")
+    lines = [["none", 0.5, 0.7, nan, nan, 0.1], ["shuffled", 0.5, 0.7, nan, nan, 0.1]]
+    table = pd.DataFrame(lines, columns=["history", "AUC", "LogLoss", "UAUC", "p", "moved"])
+    text = diagnosis.Diagnosis("run", 2, table, {}).text()
+    assert "nan" not in text and text.count(" - ") >= 4
+    diagnosis.write_diagnosis(diagnosis.Diagnosis("run", 2, table, {}), "here")
