@@ -12,4 +12,4 @@ def installed(package):
 
 
 # Of this package, from which setup.cfg takes it: what is installed may be another checkout's.
-VERSION = "0.10.0"
+VERSION = "0.11.0"
