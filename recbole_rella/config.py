@@ -215,6 +215,17 @@ def _misplaced(config):
     return [f"{key}: expected on the command line alone (--{key}=...), found in the configuration" for key in given if key in flags]
 
 
+def _histories_of_parts(settings, model, model_class):
+    """Problems with the histories of a model of RecBole: of rows that come in parts it makes none, and takes what the files say."""
+    given = settings.get("benchmark_filename")
+    if given is None or model_class.type != ModelType.SEQUENTIAL:
+        return []
+    return [
+        f"benchmark_filename: expected none with {model}, whose histories RecBole makes of one file alone, found {given!r}; put all "
+        "rows into one .inter file, and set eval_args"
+    ]
+
+
 def _check(config, model, model_class):
     """Refuse what cannot be used, all at once, and warn of keys that nothing will read."""
     settings = {**config.internal_config_dict, **config.external_config_dict}
@@ -228,7 +239,7 @@ def _check(config, model, model_class):
     if ours:
         problems += keys.check(settings) + keys.check_with_rella(settings)
     elif config.on_our_rows:
-        problems += keys.check(settings)
+        problems += keys.check(settings) + _histories_of_parts(settings, model, model_class)
     if not problems and ours and reads(model_class, "spa"):
         problems += keys.check_shown(settings) + keys.check_rellax(settings) + keys.check_engine(settings)
     keys.refuse(problems)
