@@ -178,10 +178,6 @@ class ReadsAtomicFiles:
         """
         return {name: own for own, name in self._names.get(kind, {}).items()}.get(field, field)
 
-    def name_in_recbole(self, kind, name):
-        """The inverse of `name_in_file`: by which field2type and other properties know the column."""
-        return self._names.get(kind, {}).get(name, name)
-
     def columns_of(self, suffix):
         """The columns of a file that are loaded, as name:type, for messages; and the names of all.
 
