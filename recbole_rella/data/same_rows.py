@@ -54,6 +54,11 @@ class _SameRows(KeepsWords, KeepsRows):
 
     def build(self):
         parts = self._split()
+        if self.config["MODEL_TYPE"] == ModelType.DECISIONTREE and len(parts[1]) == 0:
+            raise SplitError(
+                f"eval_args: expected validation rows with {self.config['model']}, which chooses its rounds on them, found none; give "
+                "the validation part a larger share, or take Tree, which does without."
+            )
         if learns_from_pairs(self.config.model_class):
             train = parts[0].inter_feat
             parts[0].inter_feat = train[np.flatnonzero(self.rows.label[train[ROW_ID].numpy()])]
