@@ -263,6 +263,23 @@ MISTAKES = {
         {"val_interval": {"stars": "[3,5]"}},
         "val_interval: expected loaded columns, found 'stars'; loaded are user_id",
     ),
+    "a filter of tokens that is one text": (
+        FILES,
+        {"val_interval": {"age": "20"}},
+        r"val_interval: expected for age:token a list of the texts that are kept, as \['a', '7'\], found '20'",
+    ),
+    "a filter of tokens by numbers": (
+        FILES,
+        {"val_interval": {"age": [20, "21"]}},
+        r"val_interval: expected for age:token a list of the texts .* found \[20, '21'\]",
+    ),
+    "a filter of sequences": (
+        FILES,
+        {"val_interval": {"title": ["Thing"]}},
+        "val_interval: expected columns of one value a line, found title:token_seq; filter the lines",
+    ),
+    "no separator in sequences": (FILES, {"seq_separator": ""}, "seq_separator: expected what stands between two values .* found ''"),
+    "sequences without a separator": (FILES, {"seq_separator": None}, "seq_separator: expected what stands .* found None"),
     "filters that leave nothing": (
         FILES,
         {"user_inter_num_interval": "[99,inf)"},
