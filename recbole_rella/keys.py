@@ -379,6 +379,16 @@ def check_rellax(settings):
     return problems
 
 
+def check_tree(settings):
+    """Check that Tree has a number to read, where each key by itself can be used; arguments and result as for `check`."""
+    if settings["history_fields"] != [rules.MEAN_EMBEDDING]:
+        return []
+    return [
+        f"history_fields: expected default, or names of numbers, for Tree, found {rules.MEAN_EMBEDDING} alone, which is for models "
+        "that embed; name numbers, too, or leave Tree out (a run of ReLLa has it in beside)"
+    ]
+
+
 def check_engine(settings):
     """Check whether another program can score what a run makes; arguments and result as for `check`."""
     of_engine = {name: KEYS[name].rule for name in ("scoring_engine", "vllm_args") if name in settings}
