@@ -329,8 +329,8 @@ def check(settings):
             problems.append(f"{name}_revision: expected none with {name} {value!r}, which is not from the hub, found {revision!r}")
     if settings["history_shuffle_seed"] is not None and settings.get("TIME_FIELD", "") is None:
         problems.append(
-            "TIME_FIELD: expected a name with history_shuffle_seed, as the places of the rows stand in that column, found None; leave "
-            "the key out"
+            "TIME_FIELD: expected a name with history_shuffle_seed, as the places of the rows stand in that column, found None; "
+            "leave the key out"
         )
     if settings["history_size"] == 0 and rules.MEAN_EMBEDDING in (settings["history_fields"] or []):
         problems.append(

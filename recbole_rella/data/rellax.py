@@ -106,14 +106,15 @@ def check_encoder(config):
     """The embedded LLM that learns from numbers of histories encodes no items.
 
     Raises:
-        SoftTokenError: it would: numbers may be made of item vectors, and models that show no prompts (SIM, Tree, FM+history), which
-            know no such numbers, would search by those of another LLM.
+        SoftTokenError: it would: numbers may be made of item vectors, and models that show no prompts (SIM, Tree, FM+history) would
+            search by those of an LLM that knows no numbers.
     """
     if config["llm"] == "mini" and text_encoder(config) == "llm":
         raise SoftTokenError(
-            "retrieval_encoder: expected tfidf, mix or a sentence-transformers model where the embedded LLM (mini) learns from numbers "
-            "(history of spa_tokens) and behaviours are retrieved (train_history, eval_history, similar_* of history_fields), found "
-            "llm (or mix with retrieval_mix_encoder llm): models beside it would search by another LLM. Choose another."
+            "retrieval_encoder: expected tfidf, mix or a sentence-transformers model where the embedded LLM (mini) learns from "
+            "numbers (history of spa_tokens) and behaviours are retrieved (train_history, eval_history, similar_* of "
+            "history_fields), found llm (or mix with retrieval_mix_encoder llm): models beside it would search by another LLM. "
+            "Choose another encoder."
         )
 
 

@@ -36,7 +36,7 @@ class _SameRows(KeepsWords, KeepsRows):
         return bool(self.config["history_fields"])
 
     def data_augmentation(self):
-        """RecBole's, of sequential models, which lists the rows of a user before each row: here those that the row may show (law 1).
+        """RecBole's, of sequential models, which lists the rows of a user before each row: here those that it may show (law 1).
 
         Where none is hidden, as in the order of time, it is RecBole's alone.
         """
@@ -56,8 +56,8 @@ class _SameRows(KeepsWords, KeepsRows):
         parts = self._split()
         if self.config["MODEL_TYPE"] == ModelType.DECISIONTREE and len(parts[1]) == 0:
             raise SplitError(
-                f"eval_args: expected validation rows with {self.config['model']}, which chooses its rounds on them, found none; give "
-                "the validation part a larger share, or take Tree, which does without."
+                f"eval_args: expected validation rows with {self.config['model']}, which chooses its rounds on them, found none; "
+                "give the validation part a larger share, or take Tree, which does without."
             )
         if learns_from_pairs(self.config.model_class):
             train = parts[0].inter_feat

@@ -184,7 +184,10 @@ def test_tree_reads_the_numbers_that_are_asked_for_and_the_default_ones_where_no
         config = make_config("Tree", name, config_dict={**tiny, "history_fields": given})
         names = Tree(config, NumbersDataset(config).build()[0]).names
         assert expected <= set(names) and (given is None or len(names) == 1)
-    alone, message = {"history_fields": ["mean_embedding"]}, "history_fields: expected default, or names of numbers, for Tree, found mean"
+    alone, message = (
+        {"history_fields": ["mean_embedding"]},
+        "history_fields: expected default, or names of numbers, for Tree, found mean",
+    )
     for model, more in (("Tree", {}), ("ReLLa", {"beside": ["Bias", "Tree"]})):
         with pytest.raises(ConfigError, match=message):
             make_config(model, name, config_dict={**tiny, **alone, **more})

@@ -278,7 +278,11 @@ MISTAKES = {
         {"val_interval": {"title": ["Thing"]}},
         "val_interval: expected columns of one value a line, found title:token_seq; filter the lines",
     ),
-    "no separator in sequences": (FILES, {"seq_separator": ""}, "seq_separator: expected what stands between two values .* found ''"),
+    "no separator in sequences": (
+        FILES,
+        {"seq_separator": ""},
+        "seq_separator: expected what stands between .* found ''",
+    ),
     "sequences without a separator": (FILES, {"seq_separator": None}, "seq_separator: expected what stands .* found None"),
     "filters that leave nothing": (
         FILES,

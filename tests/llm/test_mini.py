@@ -68,7 +68,7 @@ def test_it_learns_from_numbers_what_no_word_says(tmp_path):
 @pytest.mark.parametrize("encoder", [{"retrieval_encoder": "llm"}, {"retrieval_encoder": "mix", "retrieval_mix_encoder": "llm"}])
 @pytest.mark.parametrize("fields", [["similar_mean"], ["user_mean"]])
 def test_where_it_learns_from_numbers_it_encodes_no_items(encoder, fields, movies):
-    """Numbers would be made of its own vectors; and SIM, Tree and FM+history, which have no prompts, would search by another LLM."""
+    """Numbers would be made of its own vectors; and SIM, Tree and FM+history, without prompts, would search by another LLM."""
     name, tiny = movies
     soft = {"spa": True, "spa_tokens": ["history"], "history_fields": fields}
     with pytest.raises(SoftTokenError, match="retrieval_encoder: expected tfidf, mix or .* found llm"):
