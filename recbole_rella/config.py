@@ -215,6 +215,23 @@ def _misplaced(config):
     return [f"{key}: expected on the command line alone (--{key}=...), found in the configuration" for key in given if key in flags]
 
 
+def _histories_of_parts(settings, model, model_class):
+    """Problems with the histories of a model of RecBole: of rows that come in parts it makes none, and takes what the files say."""
+    given = settings.get("benchmark_filename")
+    if given is None or model_class.type != ModelType.SEQUENTIAL:
+        return []
+    return [
+        f"benchmark_filename: expected none with {model}, whose histories RecBole makes of one file alone, found {given!r}; put "
+        "all rows into one .inter file, and set eval_args"
+    ]
+
+
+def _fits_tree(settings, model_class):
+    """Whether Tree is the model, or is told beside it: of several models each run has its own settings, which leave beside out."""
+    told = reads(model_class, "beside") and not compared_names() and "Tree" in settings["beside"]
+    return told or "Tree" in _names(model_class)
+
+
 def _check(config, model, model_class):
     """Refuse what cannot be used, all at once, and warn of keys that nothing will read."""
     settings = {**config.internal_config_dict, **config.external_config_dict}
@@ -228,9 +245,11 @@ def _check(config, model, model_class):
     if ours:
         problems += keys.check(settings) + keys.check_with_rella(settings)
     elif config.on_our_rows:
-        problems += keys.check(settings)
+        problems += keys.check(settings) + _histories_of_parts(settings, model, model_class)
     if not problems and ours and reads(model_class, "spa"):
         problems += keys.check_shown(settings) + keys.check_rellax(settings) + keys.check_engine(settings)
+    if not problems and _fits_tree(settings, model_class):
+        problems += keys.check_tree(settings)
     keys.refuse(problems)
     blind = not ours and not config.on_our_rows
     read = set() if blind else read_keys(model_class, settings) if ours else set(KEYS)
@@ -282,10 +301,11 @@ def default_files(dataset, model_class):
 
 def _our_defaults(dataset, model_class):
     """Defaults for a model of RecBole on our rows: those of ReLLa for our keys, but for the shots, which are ReLLa's alone, and for
-    the columns, labels and split of a shipped data set, whose learning rate is ReLLa's too. Models of users and items alone, whose
+    rows without a line of their user or item, which RecBole leaves out; and the columns, labels and split of a shipped data set,
+    whose learning rate is ReLLa's too. Models of users and items alone, whose
     scores are no probabilities, are measured by the order in which they put these rows."""
     of_rella, *of_dataset = map(read_yaml, default_files(dataset, model_class))
-    found = {key: value for key, value in of_rella.items() if key in KEYS}
+    found = {key: value for key, value in of_rella.items() if key in KEYS or key == "filter_inter_by_user_or_item"}
     for given in of_dataset:
         found |= {key: value for key, value in given.items() if key in KEYS or key in data_keys()}
     if model_class.type == ModelType.GENERAL:

@@ -36,6 +36,30 @@ def evaluated(value):
     return None if fits else "an integer of at least 1, or none, for validation and test, or a list of one for each"
 
 
+def eval_args(value):
+    """How RecBole divides rows: into train, valid and test. What it does not take for a dictionary, it says itself."""
+    if not isinstance(value, dict):
+        return None
+    split = value.get("split", {"LS": "valid_and_test"})
+    ((kind, parts),) = split.items() if isinstance(split, dict) and len(split) == 1 else [(None, None)]
+    if kind in ("RS", "TS"):
+        fits = isinstance(parts, list) and len(parts) == 3 and all(number(0)(part) is None for part in parts)
+        fits = fits and 0 < sum(parts) < float("inf")
+    else:
+        fits = kind == "LS" and parts in ("valid_and_test", "valid_only", "test_only")
+    if not fits:
+        return "a split into three parts, train, valid and test, as {'RS': [0.8, 0.1, 0.1]} or {'LS': 'valid_and_test'}"
+    if value.get("order", "RO") not in ("RO", "TO"):
+        return "the order TO (by time) or RO (at random)"
+    return None if str(value.get("group_by")).lower() in ("none", "user") else "group_by none or user"
+
+
+def intervals(value):
+    """Of columns, which values are kept; filters.py looks at them, as it depends on the column what they may be."""
+    expected = "a dictionary of columns, as {'price': '[3,inf)', 'device': ['phone', 'tablet']}, or none"
+    return None if value is None or isinstance(value, dict) else expected
+
+
 def number(low, high=float("inf"), above=False):
     """A rule: a number from `low` to `high`, or above `low`."""
 

@@ -221,6 +221,8 @@ RECBOLE_RULES = {
     "learner": _learner,
     "learning_rate": rules.number(0),
     "weight_decay": rules.number(0),
+    "rm_dup_inter": rules.one_of("first", "last", None),
+    "val_interval": rules.intervals,
 }
 # What RecBole saves and reads again would come back with the settings of the run that saved it: it compares its own keys alone.
 _SAVED = "a later run would get it with the settings of the run that saved it, and what takes long is cached by itself (cache_dir)"
@@ -289,7 +291,9 @@ def check_recbole(settings):
         list of str: problems.
     """
     problems = _refused(settings, SAVED_BY_RECBOLE, "")
-    return problems + _against(RECBOLE_RULES, settings) + _unmeasured(settings)
+    problems += _against(RECBOLE_RULES, settings) + _unmeasured(settings)
+    # Rows that come in parts are not divided.
+    return problems + (_against({"eval_args": rules.eval_args}, settings) if settings.get("benchmark_filename") is None else [])
 
 
 def _unmeasured(settings):
@@ -323,6 +327,11 @@ def check(settings):
         revision = settings[f"{name}_revision"]
         if revision and (is_word(name, value) or Path(value).is_dir()):
             problems.append(f"{name}_revision: expected none with {name} {value!r}, which is not from the hub, found {revision!r}")
+    if settings["history_shuffle_seed"] is not None and settings.get("TIME_FIELD", "") is None:
+        problems.append(
+            "TIME_FIELD: expected a name with history_shuffle_seed, as the places of the rows stand in that column, found None; "
+            "leave the key out"
+        )
     if settings["history_size"] == 0 and rules.MEAN_EMBEDDING in (settings["history_fields"] or []):
         problems.append(
             "history_size: expected an integer of at least 1 with mean_embedding, the mean of so many behaviours, found 0"
@@ -368,6 +377,16 @@ def check_rellax(settings):
     if settings["adapter_from"] and not wanted:
         problems.append("adapter_from: expected none without spa and cflora, as its adapters stay as they are, found one")
     return problems
+
+
+def check_tree(settings):
+    """Check that Tree has a number to read, where each key by itself can be used; arguments and result as for `check`."""
+    if settings["history_fields"] != [rules.MEAN_EMBEDDING]:
+        return []
+    return [
+        f"history_fields: expected default, or names of numbers, for Tree, found {rules.MEAN_EMBEDDING} alone, which is for models "
+        "that embed; name numbers, too, or leave Tree out (a run of ReLLa has it in beside)"
+    ]
 
 
 def check_engine(settings):

@@ -266,6 +266,46 @@ def test_the_columns_of_trees_are_those_of_other_models(movies):
     assert all(not np.array_equal(np.nan_to_num(column), own) for column in table.T)
 
 
+@pytest.mark.parametrize("model", ["LightGBM", "XGBoost"])
+def test_trees_read_numerical_features(model, movies):
+    """Which change nothing for trees: they read float fields anyway; but for the time, which is read where it is named, and numbers
+    that RecBole puts into buckets."""
+    boosted(model)
+    name, tiny = movies
+    path = Path(tiny["data_path"]) / name / f"{name}.item"
+    header, *lines = path.read_text().splitlines()
+    prices = [f"{place}.5" if place % 4 else "" for place in range(len(lines))]
+    path.write_text("\n".join([f"{header}\tprice:float", *map("\t".join, zip(lines, prices))]) + "\n")
+
+    def table(**more):
+        config = make_config(config_dict=on_the_split(model, movies, history_fields=["user_mean"], **more))
+        train = load_data(config)[1][0]._dataset
+        columns = BoostedColumns(train)
+        return dict(zip(columns.names, columns.of(train).T))
+
+    plain = table()
+    named = table(numerical_features=["price", "timestamp"])
+    assert set(named) - set(plain) == {"timestamp"} and len(np.unique(plain["price"])) > 20
+    for column, values in plain.items():
+        np.testing.assert_array_equal(named[column], values)
+    assert len(np.unique(named["timestamp"])) > 10
+    in_buckets = table(numerical_features=["price"], discretization={"price": {"method": "ED", "bucket": 3}})
+    assert set(in_buckets["price"]) == {1, 2, 3} and (np.diff(in_buckets["price"][np.argsort(plain["price"])]) >= 0).all()
+    result = run_recbole_rella(config_dict=on_the_split(model, movies, numerical_features=["price", "timestamp"]))
+    assert 0 <= result["test_result"]["auc"] <= 1
+
+
+@pytest.mark.parametrize("model", ["LightGBM", "XGBoost"])
+def test_trees_that_have_nothing_to_choose_their_rounds_on(model, movies):
+    boosted(model)
+    name, tiny = movies
+    args = {"split": {"RS": [0.5, 0, 0.5]}, "order": "TO", "group_by": None, "mode": "labeled"}
+    with pytest.raises(SplitError, match=f"eval_args: expected validation rows with {model}, .* found none; give"):
+        run_recbole_rella(model, name, config_dict={**tiny, "history_fields": ["user_mean"], "eval_args": args, "load_col": None})
+    assert not list(Path("saved").glob("*/*.yaml"))
+    assert 0 <= run_recbole_rella("Tree", name, config_dict={**tiny, **SMALL, "eval_args": args})["test_result"]["auc"] <= 1
+
+
 def turn_answers_of_the_file(path, split, rows):
     """Other ratings in the lines of the test rows; the lines stay where they are, as they decide on RecBole's ids."""
     header, *lines = path.read_text().splitlines()

@@ -397,6 +397,46 @@ def test_what_recbole_refuses_is_one_message(wrong, message, movies):
         make_config("ReLLa", movies[0], None, {**movies[1], **wrong})
 
 
+THREE = r"eval_args: expected a split into three parts, train, valid and test, as .*RS.*, found .*"
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        *(
+            ({"eval_args": {"split": split, "mode": "labeled"}}, THREE)
+            for split in (
+                *({"RS": [0.8, 0.2]}, {"RS": [0.8, 0.1, 0.05, 0.05]}, {"RS": [0, 0, 0]}, {"RS": [0.8, -0.1, 0.3]}),
+                *({"RS": ["0.8", "0.1", "0.1"]}, {"RS": 0.8}, {"TS": [0.9, 0.1]}, {"LS": "valid"}, {"XX": 1}, {}, None, "RS"),
+                {"RS": [0.8, 0.1, 0.1], "LS": "valid_only"},
+            )
+        ),
+        ({"eval_args": {"order": "time", "mode": "labeled"}}, "eval_args: expected the order TO .* or RO"),
+        ({"eval_args": {"group_by": "genre", "mode": "labeled"}}, "eval_args: expected group_by none or user, found"),
+        ({"rm_dup_inter": "frist"}, "rm_dup_inter: expected one of first, last, none, found 'frist'"),
+        ({"rm_dup_inter": True}, "rm_dup_inter: expected one of first, last, none, found True"),
+        ({"val_interval": ["price"]}, r"val_interval: expected a dictionary of columns, .* or none, found \['price'\]"),
+        ({"val_interval": "[3,5]"}, "val_interval: expected a dictionary of columns"),
+        ({"TIME_FIELD": None, "history_shuffle_seed": 3}, "TIME_FIELD: expected a name with history_shuffle_seed, .* found None"),
+    ],
+)
+def test_what_recbole_would_end_in_a_traceback_is_one_message(wrong, message, movies):
+    name, tiny = movies
+    for model, more in (("ReLLa", {}), ("FM", {"split_file": "none"})):
+        with pytest.raises(ConfigError, match=message):
+            make_config(model, name, None, {**tiny, **more, **wrong})
+
+
+def test_splits_that_recbole_makes(movies):
+    name, tiny = movies
+    splits = {"RS": [8, 1, 1]}, {"RS": [0.5, 0, 0.5]}, {"LS": "test_only"}, {"LS": "valid_and_test"}, {"TS": [0.8, 0.1, 0.1]}
+    for split in splits:
+        for group in (None, "None", "user"):
+            make_config("ReLLa", name, None, {**tiny, "eval_args": {"split": split, "group_by": group, "mode": "labeled"}})
+    parts = {"benchmark_filename": ["train", "valid", "test"], "eval_args": {"split": None, "mode": "labeled"}}
+    make_config("ReLLa", name, None, {**tiny, **parts})
+
+
 def test_the_latest_behaviours_of_both_fit_into_the_history(movies):
     """Where prompts show both; else the key is not read, and is no part of what names the prompts."""
     name, tiny = movies

@@ -21,7 +21,7 @@ from recbole_rella.data.materials import (
     space_identity,
     template_texts,
 )
-from recbole_rella.data.rellax import check_numbers, conventional_model, history_numbers, soft_places
+from recbole_rella.data.rellax import check_encoder, conventional_model, history_numbers, soft_places
 from recbole_rella.data.retrieval import Retrieval
 from recbole_rella.files import fingerprint
 from recbole_rella.key_rules import reads_both
@@ -173,7 +173,8 @@ def assemble(dataset, parts):
 
     told = found_by = None
     if config["spa"] and "history" in config["spa_tokens"]:  # the embedded LLM learns from them
-        check_numbers(config, numbers)
+        if retrieves:
+            check_encoder(config)
         found_by = retrieval.retriever if numbers.searches and not retrieval.needs_llm else None
         told = numbers.searching(found_by)
     backbone = make_backbone(config, llm_path(dataset, texts, template, told, found_by))

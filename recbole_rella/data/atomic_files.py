@@ -91,6 +91,9 @@ class ReadsAtomicFiles:
             found = sorted(path.name for path in folder.iterdir())[:20]
             raise DatasetError(f"{key}: expected the files {', '.join(missing)} in {folder}, found {found}.")
         separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
+        of_sequences = self.config["seq_separator"]
+        if not isinstance(of_sequences, str) or not of_sequences:
+            raise DatasetError(f"seq_separator: expected what stands between two values of a cell, as ' ', found {of_sequences!r}.")
         files = {}
         for suffix in suffixes:
             file = AtomicFile(folder / f"{token}.{suffix}", separator, encoding)
@@ -177,10 +180,6 @@ class ReadsAtomicFiles:
             field (str): RecBole's name of the column.
         """
         return {name: own for own, name in self._names.get(kind, {}).items()}.get(field, field)
-
-    def name_in_recbole(self, kind, name):
-        """The inverse of `name_in_file`: by which field2type and other properties know the column."""
-        return self._names.get(kind, {}).get(name, name)
 
     def columns_of(self, suffix):
         """The columns of a file that are loaded, as name:type, for messages; and the names of all.

@@ -31,7 +31,8 @@ def names_in_recbole(columns, config):
     lists = {config["ITEM_LIST_LENGTH_FIELD"], *(name + suffix for name in rows if suffix)}
     # Columns that RecBole or this package adds to the rows, or takes for theirs.
     added = {*OURS, *(lists if config["benchmark_filename"] is None else ())}
-    own = {*ids.values(), config["LABEL_FIELD"], config["TIME_FIELD"], f"{config['NEG_PREFIX']}{ids['item']}", *lists}
+    answers = {config["LABEL_FIELD"], config["RATING_FIELD"], config["TIME_FIELD"]}
+    own = {*ids.values(), *answers, f"{config['NEG_PREFIX']}{ids['item']}", *lists}
     features = {kind: [name for name in names if name != ids.get(kind)] for kind, names in columns.items() if kind != "inter"}
     several = [name for kind, names in features.items() for name in names]
     renamed = {"inter": [name for name in columns.get("inter", ()) if name in added]}

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
+from recbole.utils import FeatureType
 
 from recbole_rella.atomic.errors import DatasetError, and_more, plural
 
@@ -73,10 +74,19 @@ class CountsFilteredRows:
 
     def _filter_by_field_value(self):
         intervals = self.config["val_interval"] or {}
-        for field in intervals:
+        for field, kept in intervals.items():
             if field not in self.field2type:
                 raise DatasetError(
                     f"val_interval: expected loaded columns, found {field!r}; loaded are {', '.join(self.field2type)}."
+                )
+            kind = self.field2type[field]
+            if kind in (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ):
+                raise DatasetError(
+                    f"val_interval: expected columns of one value a line, found {field}:{kind.value}; filter the lines of the file."
+                )
+            if kind == FeatureType.TOKEN and not (isinstance(kept, list | tuple) and all(isinstance(one, str) for one in kept)):
+                raise DatasetError(
+                    f"val_interval: expected for {field}:token a list of the texts that are kept, as ['a', '7'], found {kept!r}."
                 )
         feats = [(self.user_feat, self.uid_field), (self.item_feat, self.iid_field)] if intervals else []
         before = [(feat, field, feat[field].copy()) for feat, field in feats if feat is not None]

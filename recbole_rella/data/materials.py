@@ -130,6 +130,8 @@ def space_identity(config, space):
 def item_space_without_prompts(dataset):
     """The item vectors of a data set on which no prompts are made: those that ReLLa's prompts retrieve by, with these settings.
 
+    An embedded LLM that encodes is the same one, as one that learns from numbers of histories too is refused there.
+
     Args:
         dataset (KeepsWords and KeepsRows): split.
 

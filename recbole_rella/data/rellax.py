@@ -102,17 +102,19 @@ def _names(config, dataset):
     return history_names(config["history_fields"], dataset.category_field(), dataset.rows.timed)
 
 
-def check_numbers(config, numbers):
-    """The embedded LLM can learn from the numbers of histories.
+def check_encoder(config):
+    """The embedded LLM that learns from numbers of histories encodes no items.
 
     Raises:
-        SoftTokenError: they are made of item vectors that it would have to make first.
+        SoftTokenError: it would: numbers may be made of item vectors, and models that show no prompts (SIM, Tree, FM+history) would
+            search by those of an LLM that knows no numbers.
     """
-    if config["llm"] == "mini" and text_encoder(config) == "llm" and numbers.searches:
+    if config["llm"] == "mini" and text_encoder(config) == "llm":
         raise SoftTokenError(
             "retrieval_encoder: expected tfidf, mix or a sentence-transformers model where the embedded LLM (mini) learns from "
-            "similar_* of history_fields, which are made of item vectors, found llm (or mix with retrieval_mix_encoder llm). "
-            "Choose another, or leave similar_* out."
+            "numbers (history of spa_tokens) and behaviours are retrieved (train_history, eval_history, similar_* of "
+            "history_fields), found llm (or mix with retrieval_mix_encoder llm): models beside it would search by another LLM. "
+            "Choose another encoder."
         )
 
 

@@ -4,7 +4,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import recbole.data.dataset
+import torch
 from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction
 from recbole.utils import InputType, ModelType
 
 from recbole_rella.config import scores_rows
@@ -14,6 +16,7 @@ from recbole_rella.data.row_dataset import KeepsRows, RowDataset, hide_answers
 from recbole_rella.data.worded import KeepsWords
 from recbole_rella.key_rules import MEAN_EMBEDDING
 from recbole_rella.rows.fields import ROW_ID
+from recbole_rella.rows.history import NO_SPLIT, TEST, TRAIN, VALID
 from recbole_rella.rows.split import SplitError
 
 
@@ -21,7 +24,8 @@ class _SameRows(KeepsWords, KeepsRows):
     """For a built-in model: our rows, what history_fields says of them, and nothing else that the model could see.
 
     Sequential models get their histories as RecBole builds them, from all rows of the user, those that min_history drops
-    included; but in the order of the row_ids, as RecBole's times are rounded and would show a later row of the same minute.
+    included; but in the order of the row_ids, as RecBole's times are rounded and would show a later row of the same minute, and
+    without rows of a later split, as RecBole builds them before it splits.
 
     Models that learn from pairs take every training row for a liked one: they get those that were liked.
     """
@@ -31,8 +35,30 @@ class _SameRows(KeepsWords, KeepsRows):
         """For history features alone."""
         return bool(self.config["history_fields"])
 
+    def data_augmentation(self):
+        """RecBole's, of sequential models, which lists the rows of a user before each row: here those that it may show (law 1).
+
+        Where none is hidden, as in the order of time, it is RecBole's alone.
+        """
+        rows, lengths = self.rows, self.histories.shown_lengths()
+        if not (lengths < self.histories.past_lengths())[rows.split != NO_SPLIT].any():
+            return super().data_augmentation()
+        every, parts = self.inter_feat, []
+        split = rows.split[every[ROW_ID].numpy()]
+        for code in (TRAIN, VALID, TEST):
+            self.inter_feat = every[np.flatnonzero(split <= code)]
+            super().data_augmentation()
+            own = rows.split[self.inter_feat[ROW_ID].numpy()] == code
+            parts.append(self.inter_feat[np.flatnonzero(own)])
+        self.inter_feat = Interaction({field: torch.cat([part[field] for part in parts]) for field in parts[0].interaction})
+
     def build(self):
         parts = self._split()
+        if self.config["MODEL_TYPE"] == ModelType.DECISIONTREE and len(parts[1]) == 0:
+            raise SplitError(
+                f"eval_args: expected validation rows with {self.config['model']}, which chooses its rounds on them, found none; "
+                "give the validation part a larger share, or take Tree, which does without."
+            )
         if learns_from_pairs(self.config.model_class):
             train = parts[0].inter_feat
             parts[0].inter_feat = train[np.flatnonzero(self.rows.label[train[ROW_ID].numpy()])]

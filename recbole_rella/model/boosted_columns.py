@@ -10,9 +10,10 @@ MOST_VALUES = 100
 class BoostedColumns:
     """Which columns of a data set trees read, and how.
 
-    Ids and token fields are integers, which may be taken for categories; float fields are numbers, nan where there is no value; a
-    token sequence of few values is a column of 0 and 1 for each of them. The label is left out, and so is the time, by which later
-    rows differ from all that were learned from, unless `numerical_features` names it.
+    Ids and token fields are integers, which may be taken for categories; float fields are numbers: where there is no value, nan in
+    history features, and in the others the mean, which RecBole fills in; a token sequence of few values is a column of 0 and 1 for
+    each of them. The label is left out, and so is the time, by which later rows differ from all that were learned from, unless
+    `numerical_features` names it.
 
     Args:
         dataset (recbole.data.dataset.Dataset): a part of a built data set on our rows.
@@ -56,5 +57,7 @@ class BoostedColumns:
                 np.put_along_axis(has, values, 1.0, axis=1)
                 columns.append(has[:, 1:])  # the first is padding
             else:
-                columns.append(np.asarray(values, dtype=np.float32).reshape(len(values), 1))
+                # RecBole makes a pair of a number that numerical_features names: with 1 behind it or, of a bucket, before it.
+                number = values.prod(axis=1) if values.ndim == 2 else values
+                columns.append(number.astype(np.float32)[:, None])
         return np.hstack(columns)

@@ -68,6 +68,20 @@ class Histories:
         lengths[self.row_ids] = np.arange(len(self.row_ids)) - np.repeat(self.start[:-1], np.diff(self.start))
         return lengths
 
+    def shown_lengths(self):
+        """How many rows each row's history holds: those of `past_lengths`, without the ones of a later split than its own.
+
+        Returns:
+            numpy.ndarray: int64 [rows].
+        """
+        split, user = self._columns.split[self.row_ids], self._columns.user[self.row_ids]
+        lengths = np.empty(len(self.row_ids), dtype=np.int64)
+        for code in np.unique(split):
+            before = np.concatenate([[0], np.cumsum(split <= code)])
+            own = np.flatnonzero(split == code)
+            lengths[self.row_ids[own]] = before[own] - before[self.start[user[own]]]
+        return lengths
+
     def of_user(self, user, split):
         """All rows of a user that a row of `split` may show, oldest first.
 

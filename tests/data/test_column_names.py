@@ -1,6 +1,7 @@
 """Columns of one name in two files, or of a name that the rows use: features stay features, rows stay rows."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from recbole_rella.atomic.errors import DatasetError
 from recbole_rella.data.dataset import ReLLaDataset
 from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.data.same_rows import same_rows
-from recbole_rella.quick_start import make_config
+from recbole_rella.quick_start import load_data, make_config
 from recbole_rella.rows.fields import OURS, ROW_ID
 from recbole_rella.rows.split import Split
 
@@ -80,8 +81,8 @@ def test_a_feature_with_a_name_of_the_rows_stays_a_feature(suffix, column, setti
     found = dict(zip(dataset.field2id_token[field], words[name]))
     assert [found[token] for token in tokens] == [EXTRA[kind].format(number) for number in range(len(tokens))]
     assert list(words) == [*expected, name]
-    known = dataset.name_in_recbole(suffix, name)
-    assert known == f"{suffix}.{name}" and dataset.name_in_file(suffix, known) == name
+    known = f"{suffix}.{name}"
+    assert dataset.name_in_file(suffix, known) == name
     assert dataset.field2type[known].value == kind and known in getattr(dataset, f"{suffix}_feat")
     joined = RowDataset(config_of("data/shop", **settings))
     train, *_ = joined.build()
@@ -164,6 +165,20 @@ def test_built_in_models_keep_both(model):
     network = config.model_class(config, loaders[0]._dataset)
     loss = network.calculate_loss(batch)
     assert np.isfinite(float(loss))
+
+
+@pytest.mark.parametrize("suffix", ["item", "user"])
+@pytest.mark.parametrize("model", ["SIM", "FM"])
+def test_a_rating_of_users_or_items_where_rows_have_none(model, suffix):
+    """The rating of a film's maker (R, PG) is a feature; the row's own, which no model may see, is of the .inter file."""
+    labels = {"inter": FILES["inter"].replace("rating:float", "label:float")}
+    labels["inter"] = re.sub(r"\t(\d)\t(1\d{3})", lambda found: f"\t{int(found[1]) % 2}\t{found[2]}", labels["inter"])
+    folder = write(with_column(suffix, "rating:token", {**FILES, **labels}))
+    more = {"history_fields": ["user_mean"]} if model == "FM" else {}
+    config = config_of(folder, model, threshold=None, load_col=None, **EVALUATION, **more)
+    dataset, loaders = load_data(config)
+    assert f"{suffix}.rating" in loaders[0]._dataset.fields() and dataset.rows.rating is None
+    assert np.isfinite(config.model_class(config, loaders[0]._dataset).predict(next(iter(loaders[2]))[0]).detach()).all()
 
 
 def test_a_whole_run_with_a_record_label(movies):

@@ -11,10 +11,12 @@ from recbole.data import create_dataset
 from recbole_rella import run_recbole_rella
 from recbole_rella.data.history import HistoryError, history_features
 from recbole_rella.data.history_columns import Buckets
-from recbole_rella.data.same_rows import same_rows
+from recbole_rella.data.same_rows import NumbersDataset, same_rows
 from recbole_rella.experiments.plan import Entry, Run, make_entries, settings_of
+from recbole_rella.experiments.side_by_side import make_experiment
 from recbole_rella.key_rules import DEFAULT_HISTORY, HISTORY_NUMBERS, history_names
 from recbole_rella.keys import KEYS, ConfigError
+from recbole_rella.model.context_aware_recommender.tree import Tree
 from recbole_rella.quick_start import load_data, make_config
 from recbole_rella.rows.features import HistoryFeatures
 from recbole_rella.rows.fields import HISTORY_ANSWERS, HISTORY_ITEMS, ROW_ID, history_column
@@ -173,6 +175,27 @@ def test_what_is_refused(movies, caplog):
         data("DIN", history_fields="default", train_neg_sample_args=None)
     with pytest.raises(HistoryError, match="expected eval_args with the mode labeled"):
         data(history_fields="default", eval_args={**TIME_SPLIT, "mode": "uni10"})
+
+
+def test_tree_reads_the_numbers_that_are_asked_for_and_the_default_ones_where_none_are(movies):
+    """Sequences are no numbers: where they alone are asked for, it would read what nobody named. Before anything is trained."""
+    name, tiny = movies
+    for given, expected in ((None, {"user_mean", "item_mean"}), (["mean_embedding", "user_last"], {"user_last"})):
+        config = make_config("Tree", name, config_dict={**tiny, "history_fields": given})
+        names = Tree(config, NumbersDataset(config).build()[0]).names
+        assert expected <= set(names) and (given is None or len(names) == 1)
+    alone, message = (
+        {"history_fields": ["mean_embedding"]},
+        "history_fields: expected default, or names of numbers, for Tree, found mean",
+    )
+    for model, more in (("Tree", {}), ("ReLLa", {"beside": ["Bias", "Tree"]})):
+        with pytest.raises(ConfigError, match=message):
+            make_config(model, name, config_dict={**tiny, **alone, **more})
+    make_config("ReLLa", name, config_dict={**tiny, **alone, "beside": ["Bias"]})
+    with pytest.raises(ConfigError, match=message):
+        make_experiment(make_entries(["FM", "Tree"]), name, None, {**tiny, **alone})
+    own = {key: value for key, value in tiny.items() if key != "beside"}
+    make_experiment(make_entries(["ReLLa", "FM"]), name, None, {**own, **alone})
 
 
 def test_side_by_side_only_the_keys_that_the_features_need(movies):

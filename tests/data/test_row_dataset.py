@@ -8,6 +8,9 @@ from recbole.utils import init_seed
 
 from recbole_rella.data.row_dataset import RowDataset
 from recbole_rella.data.same_rows import learns_from_labels, same_rows
+from recbole_rella.experiments.plan import make_entries
+from recbole_rella.experiments.side_by_side import make_experiment
+from recbole_rella.keys import ConfigError
 from recbole_rella.quick_start import make_config
 from recbole_rella.rows.fields import ROW_ID
 from recbole_rella.rows.history import NO_SPLIT, TRAIN
@@ -61,20 +64,41 @@ def test_every_model_has_the_rows_of_the_split_in_its_order(model, kind, order, 
         np.testing.assert_array_equal(inter[dataset.label_field].numpy(), rows.rows.label[row_ids])
 
 
+RANDOM = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"}}
+
+
+@pytest.mark.parametrize("model", ["DIN", "DIEN"])
 @pytest.mark.parametrize("longest", [3, 50])
-def test_sequential_models_get_the_full_past(longest, movies):
-    """The latest items before the row in the order of the row_ids, those that min_history dropped included."""
+@pytest.mark.parametrize("order", [{}, RANDOM], ids=["TO", "RO"])
+def test_sequential_models_get_the_past_that_a_prompt_may_show(model, longest, order, movies):
+    """Laws 1 and 13: the latest rows before the row in the order of the row_ids, those that min_history dropped included, and none
+    of a later split; so it is with every column of the past."""
     name, tiny = movies
-    make_split(name, {**tiny, "min_history": 4})
-    _, dataset, loaders = load("DIN", name, {**tiny, "min_history": 4}, MAX_ITEM_LIST_LENGTH=longest)
-    rows, seen = dataset.rows, 0
-    for loader in loaders:
+    own = {**tiny, "min_history": 4, **order}
+    split, whole = make_split(name, own)
+    later = [row for row in split.train if len(whole.histories.of(row)) < whole.histories.past_lengths()[row]]
+    assert bool(later) == bool(order)
+    _, dataset, loaders = load(model, name, own, MAX_ITEM_LIST_LENGTH=longest)
+    rows, histories = dataset.rows, dataset.histories
+    columns = {"item_id_list": rows.item, "label_list": rows.label}
+    for loader, row_ids in zip(loaders, (split.train, split.valid, split.test)):
         inter = loader._dataset.inter_feat
-        for row, items, length in zip(inter[ROW_ID].numpy(), inter["item_id_list"].numpy(), inter["item_length"].numpy()):
-            past = np.flatnonzero(rows.user[:row] == rows.user[row])[-longest:]
-            assert items[:length].tolist() == rows.item[past].tolist() and not items[length:].any()
-            seen += 1
-    assert seen == sum(len(loader._dataset) for loader in loaders) > 100
+        np.testing.assert_array_equal(inter[ROW_ID].numpy(), row_ids)
+        past = [histories.of(row)[-longest:] for row in row_ids]
+        assert inter["item_length"].tolist() == list(map(len, past))
+        for column, values in columns.items():
+            for found, seen in zip(inter[column].numpy(), past):
+                assert found[: len(seen)].tolist() == values[seen].tolist() and not found[len(seen) :].any()
+
+
+def test_a_sequential_model_has_no_histories_of_files_in_parts(movies):
+    """RecBole makes none there, and takes those that the files bring along, which may show anything."""
+    name, tiny = movies
+    parts = {"benchmark_filename": ["train", "valid", "test"]}
+    with pytest.raises(ConfigError, match=r"benchmark_filename: expected none with DIN, .* found \['train', 'valid', 'test'\]"):
+        load("DIN", name, tiny, **parts)
+    with pytest.raises(ConfigError, match="benchmark_filename: expected none with DIN"):
+        make_experiment(make_entries(["ReLLa", "DIN"]), name, None, {**tiny, **parts})
 
 
 def test_histories_follow_the_row_ids_where_recboles_times_are_rounded(movies):
@@ -180,9 +204,6 @@ def test_shots_for_a_built_in_model_are_rellas(movies):
     np.testing.assert_array_equal(loaders[0]._dataset.inter_feat[ROW_ID].numpy(), rella[0]._dataset.inter_feat[ROW_ID].numpy())
 
 
-RANDOM = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"}}
-
-
 def test_a_pool_holds_the_shots_of_every_size(movies):
     name, tiny = movies
 
@@ -279,8 +300,7 @@ def test_other_models_number_rows_without_times_alike(model, movies):
         np.testing.assert_array_equal(inter[dataset.iid_field].numpy(), dataset.rows.item[row_ids])
         if model == "DIN":
             for row, items, length in zip(row_ids, inter["item_id_list"].numpy(), inter["item_length"].numpy()):
-                past = np.flatnonzero(dataset.rows.user[:row] == dataset.rows.user[row])
-                assert items[:length].tolist() == dataset.rows.item[past].tolist()
+                assert items[:length].tolist() == dataset.rows.item[dataset.histories.of(row)].tolist()
     assert [len(part) for part in (split.train, split.valid, split.test)] == [40, 5, 5]
 
 

@@ -67,11 +67,19 @@ def test_it_learns_from_numbers_what_no_word_says(tmp_path):
 
 
 @pytest.mark.parametrize("encoder", [{"retrieval_encoder": "llm"}, {"retrieval_encoder": "mix", "retrieval_mix_encoder": "llm"}])
-def test_numbers_of_its_own_item_vectors_are_refused(encoder, movies):
+@pytest.mark.parametrize("fields", [["similar_mean"], ["user_mean"]])
+def test_where_it_learns_from_numbers_it_encodes_no_items(encoder, fields, movies):
+    """Numbers would be made of its own vectors; and SIM, Tree and FM+history, without prompts, would search by another LLM."""
     name, tiny = movies
-    soft = {"spa": True, "spa_tokens": ["history"], "history_fields": ["similar_mean"]}
+    soft = {"spa": True, "spa_tokens": ["history"], "history_fields": fields}
     with pytest.raises(SoftTokenError, match="retrieval_encoder: expected tfidf, mix or .* found llm"):
         build(name, {**tiny, **soft, **encoder})
+
+
+def test_where_nothing_is_retrieved_the_encoder_does_not_matter(movies):
+    name, tiny = movies
+    soft = {"spa": True, "spa_tokens": ["history"], "history_fields": ["user_mean"], "retrieval_encoder": "llm"}
+    assert build(name, {**tiny, **soft, "train_history": "recent", "eval_history": "recent"}).assembly.item_space is None
 
 
 def test_it_is_an_ordinary_checkpoint_folder(movies):

@@ -19,6 +19,7 @@ def test_histories_equal_a_plain_loop(drawn):
         earlier = [r for r in range(row) if user[r] == user[row]]
         assert histories.past_lengths()[row] == len(earlier)
         assert histories.of(row).tolist() == [r for r in earlier if split[r] <= split[row]]
+        assert histories.shown_lengths()[row] == len(histories.of(row))
     for u in range(6):
         for s in range(NO_SPLIT, TEST + 1):
             assert histories.of_user(u, s).tolist() == [r for r in range(n) if user[r] == u and split[r] <= s]

@@ -47,8 +47,7 @@ class Tree(FittedAtOnce):
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        of_rows = dataset.category_field(), dataset.rows.timed
-        self.names = history_names(config["history_fields"], *of_rows) or history_names([DEFAULT_HISTORY], *of_rows)
+        self.names = history_names(config["history_fields"] or [DEFAULT_HISTORY], dataset.category_field(), dataset.rows.timed)
         self._dataset = dataset
         self._by_area = config["valid_metric"].lower() == "auc"
         self._trees = HistGradientBoostingClassifier(
