@@ -226,7 +226,7 @@ def _histories_of_parts(settings, model, model_class):
     ]
 
 
-def _fits_tree(settings, model_class):
+def _has_tree(settings, model_class):
     """Whether Tree is the model, or is told beside it: of several models each run has its own settings, which leave beside out."""
     told = reads(model_class, "beside") and not compared_names() and "Tree" in settings["beside"]
     return told or "Tree" in _names(model_class)
@@ -248,7 +248,7 @@ def _check(config, model, model_class):
         problems += keys.check(settings) + _histories_of_parts(settings, model, model_class)
     if not problems and ours and reads(model_class, "spa"):
         problems += keys.check_shown(settings) + keys.check_rellax(settings) + keys.check_engine(settings)
-    if not problems and _fits_tree(settings, model_class):
+    if not problems and _has_tree(settings, model_class):
         problems += keys.check_tree(settings)
     keys.refuse(problems)
     blind = not ours and not config.on_our_rows
