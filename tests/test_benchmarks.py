@@ -85,6 +85,7 @@ def test_what_stands_beside_an_engine(work):
     assert other["largest difference"] == pytest.approx(0.25, abs=1e-5)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_each_way_to_multiply_gives_the_same_products():
     ways = layers.ways(24, 128, 96)

@@ -177,7 +177,9 @@ def test_law_3_score_is_that_of_the_row_alone(family, budget, llms):
     np.testing.assert_allclose(scores.numpy(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("train", "kind"), [("mixed", "retrieved"), (["recent", "both"], "both")])
+@pytest.mark.parametrize(
+    ("train", "kind"), [("mixed", "retrieved"), pytest.param(["recent", "both"], "both", marks=pytest.mark.slow)]
+)
 def test_law_3_through_predict(train, kind, movies, llms):
     """The same through transform, loader and predict, with trained adapters and workers."""
     name, tiny = movies

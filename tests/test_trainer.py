@@ -231,9 +231,12 @@ INTERRUPTED_AT = {
     "a validation": (ReLLaTrainer, "_valid_epoch", 2, True),
     "what follows from a validation": (WandbLogger, "log_metrics", 4, True),
 }
+SOONEST = ("parameters of a step", "what follows from a validation")
 
 
-@pytest.mark.parametrize("place", INTERRUPTED_AT)
+@pytest.mark.parametrize(
+    "place", [pytest.param(place, marks=() if place in SOONEST else pytest.mark.slow) for place in INTERRUPTED_AT]
+)
 def test_a_run_that_is_interrupted_anywhere_and_again_equals_an_uninterrupted_one(place, movies, llms, monkeypatch):
     """The second time it is while the batches are skipped that were done the first time."""
     name, tiny = movies

@@ -139,7 +139,7 @@ def test_links_lead_somewhere(path):
 
 
 # Trains a built-in model on all rows, makes many runs or long prompts.
-LONG = re.compile("^--model=DCNV2 |,DCNV2,|--sweep|--tuned|--history_size=30|--algo=bayes|ReLLaX")
+LONG = re.compile("^--model=DCNV2 |,DCNV2,|--sweep|--tuned|--history_size=30|--algo=bayes|ReLLaX|TALLRec,zero_shot")
 
 
 def slow(command):

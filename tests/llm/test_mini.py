@@ -152,8 +152,14 @@ def test_the_run_says_that_it_has_read_the_training_split(movies, caplog):
     "layout",
     [
         "{{ profile }} {% for b in behaviours %}{{ b.text }} ({{ b.rating }}), {% endfor %}so {{ target.text }}? Answer:",
-        "{% for b in behaviours %}{{ b.text }} - {{ b.answer }} - {{ b.rating }}\n{% endfor %}{{ target.text }} -",
-        "{% for b in behaviours %}<{{ b.answer }}>{{ b.text }}; {% endfor %}{{ question }} {{ target.text }}\nSay:",
+        pytest.param(
+            "{% for b in behaviours %}{{ b.text }} - {{ b.answer }} - {{ b.rating }}\n{% endfor %}{{ target.text }} -",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "{% for b in behaviours %}<{{ b.answer }}>{{ b.text }}; {% endfor %}{{ question }} {{ target.text }}\nSay:",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_other_wordings(layout, movies, tmp_path):
