@@ -105,14 +105,20 @@ def _score(command):
     print(f"{good} requests scored, {bad} lines left out; written to {output}")
 
 
-def _convert(command):
-    from recbole_rella.atomic.convert import convert
+def _in_files(command):
+    """What each of the configuration files says, list of dict; files that hold no keys are refused."""
     from recbole_rella.files import read_yaml
     from recbole_rella.given import checked_files
 
+    return [read_yaml(path) for path in checked_files(command.files) or []]
+
+
+def _convert(command):
+    from recbole_rella.atomic.convert import convert
+
     given = {"data_path": "dataset/"}  # RecBole's default
-    for path in checked_files(command.files) or []:
-        given.update(read_yaml(path))
+    for values in _in_files(command):
+        given.update(values)
     return convert(command.flags.dataset, command.flags.convert, _read(command, "data_path", given["data_path"]))
 
 
@@ -144,12 +150,9 @@ def _tune(command):
 
 def _several(command):
     """What side-by-side runs and sweeps take."""
-    from recbole_rella.files import read_yaml
-    from recbole_rella.given import checked_files
-
     flags, given = command.flags, _on_data(command)
     given.pop("model")
-    in_files = [read_yaml(path).get("model") for path in checked_files(command.files) or []]
+    in_files = [values.get("model") for values in _in_files(command)]
     named = next((model for model in reversed(in_files) if model), "ReLLa")
     return {"models": command.models or [named], **given, "seeds": flags.seeds, "output_folder": flags.output_folder}
 
@@ -197,14 +200,12 @@ def _tuned(command, given):
 
 def _run(command):
     from recbole_rella.experiments.stages import run_stages, wants_stages
-    from recbole_rella.files import read_yaml
-    from recbole_rella.given import checked_files
     from recbole_rella.quick_start import run_recbole_rella
     from recbole_rella.run_folder import CONFIG, read_run
 
     given = _on_data(command)
     named = {key: arguments.read_value(key, command.keys[key]) for key in ("crm", "adapter_from") if key in command.keys}
-    if any(map(wants_stages, [named, *map(read_yaml, checked_files(command.files) or [])])):
+    if any(map(wants_stages, [named, *_in_files(command)])):
         return run_stages(**given)  # what was chosen for each, where --tuned=True asks for it, is for it alone
     given["config_file_list"] = _tuned(command, given) or None
     folder = _read(command, "resume_from", None)

@@ -302,8 +302,8 @@ def default_files(dataset, model_class):
 def _our_defaults(dataset, model_class):
     """Defaults for a model of RecBole on our rows: those of ReLLa for our keys, but for the shots, which are ReLLa's alone, and for
     rows without a line of their user or item, which RecBole leaves out; and the columns, labels and split of a shipped data set,
-    whose learning rate is ReLLa's too. Models of users and items alone, whose
-    scores are no probabilities, are measured by the order in which they put these rows."""
+    whose learning rate is ReLLa's too. Models of users and items alone, whose scores are no probabilities, are measured by the
+    order in which they put these rows."""
     of_rella, *of_dataset = map(read_yaml, default_files(dataset, model_class))
     found = {key: value for key, value in of_rella.items() if key in KEYS or key == "filter_inter_by_user_or_item"}
     for given in of_dataset:

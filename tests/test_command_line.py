@@ -306,6 +306,14 @@ def test_the_command_line_wins_over_files(own):
     assert saved("run")["history_size"] == 3 and saved("run")["lora_r"] == 5
 
 
+def refused(words, message, own):
+    """A command on a data set ends with one message; ReLLa and the file of small settings where the words name none."""
+    files = [] if any("config_files" in word for word in words) else ["--config_files=own.yaml"]
+    model = [] if any("--model" in word for word in words) else ["--model=ReLLa"]
+    with pytest.raises(RellaError, match=message):
+        command_line.main([*model, f"--dataset={own}", *files, *words])
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -337,10 +345,7 @@ def test_what_cannot_be_run_is_one_message(words, message, own, monkeypatch):
 
     monkeypatch.setattr(quick_start, "_run", lambda *_, **__: pytest.fail("a run was started"))
     monkeypatch.setattr(side_by_side, "RowDataset", lambda *_: pytest.fail("data was read"))
-    files = [] if any("config_files" in word for word in words) else ["--config_files=own.yaml"]
-    model = [] if any("--model" in word for word in words) else ["--model=ReLLa"]
-    with pytest.raises(RellaError, match=message):
-        command_line.main([*model, f"--dataset={own}", *files, *words])
+    refused(words, message, own)
 
 
 @pytest.mark.parametrize(
@@ -411,10 +416,7 @@ def test_what_cannot_be_written_is_told_before_data_is_read(words, message, own,
     Path("a.best.yaml").write_text("lora_r: 1\n")
     monkeypatch.setattr(quick_start, "load_data", lambda *_, **__: pytest.fail("data was read"))
     monkeypatch.setattr(side_by_side, "RowDataset", lambda *_: pytest.fail("data was read"))
-    files = [] if any("config_files" in word for word in words) else ["--config_files=own.yaml"]
-    model = [] if any("--model" in word for word in words) else ["--model=ReLLa"]
-    with pytest.raises(RellaError, match=message):
-        command_line.main([*model, f"--dataset={own}", *files, *words])
+    refused(words, message, own)
     assert Path("a.hyper").read_text() == "lora_r choice [1,2]\n" and Path("a.best.yaml").read_text() == "lora_r: 1\n"
 
 

@@ -432,9 +432,10 @@ def test_splits_that_recbole_makes(movies):
     splits = {"RS": [8, 1, 1]}, {"RS": [0.5, 0, 0.5]}, {"LS": "test_only"}, {"LS": "valid_and_test"}, {"TS": [0.8, 0.1, 0.1]}
     for split in splits:
         for group in (None, "None", "user"):
-            make_config("ReLLa", name, None, {**tiny, "eval_args": {"split": split, "group_by": group, "mode": "labeled"}})
+            config = make_config("ReLLa", name, None, {**tiny, "eval_args": {"split": split, "group_by": group, "mode": "labeled"}})
+            assert config["eval_args"]["split"] == split
     parts = {"benchmark_filename": ["train", "valid", "test"], "eval_args": {"split": None, "mode": "labeled"}}
-    make_config("ReLLa", name, None, {**tiny, **parts})
+    assert make_config("ReLLa", name, None, {**tiny, **parts})["benchmark_filename"] == parts["benchmark_filename"]
 
 
 def test_the_latest_behaviours_of_both_fit_into_the_history(movies):
